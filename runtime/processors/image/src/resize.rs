@@ -1,0 +1,88 @@
+//! Separable resampling. Pixel centres are at half coordinates, and the edge repeats, as in OpenCV and Pillow.
+
+use crate::Filter;
+use crate::decode::Pixels;
+
+/// Where the picture lies in the tensor: tensor = picture * scale + offset, in pixels.
+pub(crate) struct Placed {
+    pub(crate) x: f32,
+    pub(crate) y: f32,
+    pub(crate) scale_x: f32,
+    pub(crate) scale_y: f32,
+}
+
+/// The source pixels that make up one output pixel along one axis; none where the output lies in the padding.
+struct Taps {
+    first: usize,
+    weights: Vec<f32>,
+}
+
+/// Resamples into planes of `width * height` values from 0 to 255, one plane per channel.
+pub(crate) fn resize(
+    pixels: &Pixels,
+    placed: &Placed,
+    width: usize,
+    height: usize,
+    filter: Filter,
+    pad: f32,
+) -> Vec<f32> {
+    let columns = taps(pixels.width, width, placed.x, placed.scale_x, filter);
+    let rows = taps(pixels.height, height, placed.y, placed.scale_y, filter);
+    let channels = pixels.channels;
+    let mut planes = vec![pad; channels * width * height];
+    let mut line = vec![0.0f32; pixels.width];
+    for (y, row) in rows.iter().enumerate() {
+        if row.weights.is_empty() {
+            continue;
+        }
+        for c in 0..channels {
+            // Rows first, in f32 and in order, so that every target rounds alike.
+            line.fill(0.0);
+            for (k, weight) in row.weights.iter().enumerate() {
+                let source = &pixels.data[(row.first + k) * pixels.width * channels..][..pixels.width * channels];
+                for (sum, pixel) in line.iter_mut().zip(source.iter().skip(c).step_by(channels)) {
+                    *sum += weight * f32::from(*pixel);
+                }
+            }
+            let out = &mut planes[(c * height + y) * width..][..width];
+            for (value, column) in out.iter_mut().zip(&columns) {
+                if !column.weights.is_empty() {
+                    let source = &line[column.first..][..column.weights.len()];
+                    *value = source.iter().zip(&column.weights).map(|(s, w)| s * w).sum();
+                }
+            }
+        }
+    }
+    planes
+}
+
+fn taps(source: usize, target: usize, offset: f32, scale: f32, filter: Filter) -> Vec<Taps> {
+    (0..target).map(|i| one(i, source, offset, scale, filter)).collect()
+}
+
+fn one(i: usize, source: usize, offset: f32, scale: f32, filter: Filter) -> Taps {
+    let none = Taps { first: 0, weights: Vec::new() };
+    let centre = (i as f32 + 0.5 - offset) / scale;
+    if centre < 0.0 || centre >= source as f32 {
+        return none;
+    }
+    if filter == Filter::Area && scale < 1.0 {
+        let (from, to) = ((i as f32 - offset) / scale, (i as f32 + 1.0 - offset) / scale);
+        let (from, to) = (from.max(0.0), to.min(source as f32));
+        let first = from as usize;
+        let last = (to.ceil() as usize).min(source);
+        let mut weights: Vec<f32> =
+            (first..last).map(|s| (to.min(s as f32 + 1.0) - from.max(s as f32)).max(0.0)).collect();
+        let total: f32 = weights.iter().sum();
+        if total <= 0.0 {
+            return none;
+        }
+        weights.iter_mut().for_each(|w| *w /= total);
+        return Taps { first, weights };
+    }
+    let position = (centre - 0.5).clamp(0.0, (source - 1) as f32);
+    let first = position as usize;
+    let fraction = position - first as f32;
+    let weights = if first + 1 < source { vec![1.0 - fraction, fraction] } else { vec![1.0] };
+    Taps { first, weights }
+}
