@@ -57,17 +57,18 @@ FIELD = Camera(
     rotation=10.0, shift=1.5, scale=(0.85, 1.0), gain=(0.3, 0.9), black=(10.0, 90.0),
     vignette=(0.05, 0.2), blur=(0.05, 0.25), noise=(1.0, 4.0),
 )  # fmt: skip
-# A guess at that camera from somebody who has not seen it: well lit, straight, hardly any noise.
+# A guess at that camera from somebody who has not seen it: better lit, straighter, less noise.
 MILD = Camera(
-    rotation=3.0, shift=0.5, scale=(0.95, 1.0), gain=(0.7, 1.0), black=(0.0, 30.0),
-    vignette=(0.0, 0.05), blur=(0.0, 0.1), noise=(0.0, 1.0),
+    rotation=5.0, shift=1.0, scale=(0.9, 1.0), gain=(0.5, 1.0), black=(0.0, 50.0),
+    vignette=(0.0, 0.1), blur=(0.0, 0.2), noise=(0.0, 2.0),
 )  # fmt: skip
 
 
 def enlarge(scan):
-    """8x8 values from 0 to 16 -> 32x32 floats from 0 to 255."""
+    """Values from 0 to 16 -> four times as many pixels each way, floats from 0 to 255."""
     image = Image.fromarray((scan / 16.0 * 255.0).astype(np.float32))
-    return np.clip(np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC)), 0.0, 255.0)
+    large = image.resize((image.width * 4, image.height * 4), Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(large), 0.0, 255.0)
 
 
 def to_bytes(values):
@@ -81,7 +82,7 @@ def scanner_image(scan):
 
 def camera_image(scan, camera, rng):
     """The same scan as the camera sees it."""
-    ink = move(enlarge(scan), camera, rng) / 255.0
+    ink = move(scan, camera, rng) / 255.0
     gain, black = rng.uniform(*camera.gain), rng.uniform(*camera.black)
     light = black + gain * (255.0 - black) * ink
     # Light falls off with the square of the distance from the middle; 1 in the corners.
@@ -92,19 +93,18 @@ def camera_image(scan, camera, rng):
     return to_bytes(light + rng.normal(0.0, rng.uniform(*camera.noise), light.shape))
 
 
-def move(image, camera, rng):
-    """Turns, scales and shifts an image about its middle; what comes in from outside is background."""
+def move(scan, camera, rng):
+    """Enlarges a scan and turns, scales and shifts it about its middle."""
+    # With empty paper around it, because the digits reach up to the edges of the scans.
+    paper = enlarge(np.pad(scan, 2)).astype(np.float32)
     angle = np.deg2rad(rng.uniform(-camera.rotation, camera.rotation))
     scale = rng.uniform(*camera.scale)
     shift = rng.uniform(-camera.shift, camera.shift, 2)
     # Pillow wants the inverse: for a pixel of the result, where it is in the source.
-    a, b = np.cos(angle) / scale, np.sin(angle) / scale
-    middle = SIZE / 2.0
-    to_source = (
-        a, b, middle - a * (middle + shift[0]) - b * (middle + shift[1]),
-        -b, a, middle + b * (middle + shift[0]) - a * (middle + shift[1]),
-    )  # fmt: skip
-    moved = Image.fromarray(image.astype(np.float32)).transform(
+    inverse = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / scale
+    offset = len(paper) / 2.0 - inverse @ (SIZE / 2.0 + shift)
+    to_source = (*inverse[0], offset[0], *inverse[1], offset[1])
+    moved = Image.fromarray(paper).transform(
         (SIZE, SIZE), Image.Transform.AFFINE, to_source, Image.Resampling.BICUBIC, fillcolor=0
     )
     return np.clip(np.asarray(moved), 0.0, 255.0)

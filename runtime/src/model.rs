@@ -1,0 +1,317 @@
+//! A model in tract: loaded once, then run with one set of tensors after the other.
+//!
+//! What always holds: a model that does not load names the operator or the tensor at fault; inputs of another name,
+//! type or shape are refused before tract sees them; an output that holds NaN is an error, not a result; a panic
+//! inside tract is an error of the model, not the end of the process. A model can refer to no file beside itself.
+
+mod onnx;
+
+use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tract_core::runtime::RunOptions;
+use tract_linalg::multithread::Executor;
+use tract_onnx::prelude::{DatumType, InferenceModelExt as _, TValue, TVec, TractResult, TypedSimplePlan, TypedSimpleState};
+use tract_onnx::prelude as tract;
+
+pub use onnx::{OperatorCount, Summary};
+
+/// Larger models are refused: the addresses of a 32-bit device end there.
+pub const MODEL_BYTES_MAX: usize = 1 << 30;
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct ModelOptions {
+    /// Threads that large operators are split over. 1 runs on the caller's thread.
+    pub threads: usize,
+    /// Sizes to use where the file leaves an input's dimension open, by input name; 1 where nothing is given.
+    pub shapes: Vec<(String, Vec<i32>)>,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        Self { threads: 1, shapes: Vec::new() }
+    }
+}
+
+/// A model that is ready to run.
+pub struct Model {
+    state: TypedSimpleState,
+    inputs: Vec<TensorSpec>,
+    outputs: Vec<TensorSpec>,
+    summary: Summary,
+}
+
+/// Why a model does not load or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// More than [`MODEL_BYTES_MAX`].
+    #[error("the model has {bytes} bytes; at most {MODEL_BYTES_MAX} are accepted")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not ONNX, truncated, or inconsistent.
+    #[error("not a readable ONNX model: {problem}; export it again and check it with onnx.checker")]
+    Malformed {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Operators that cannot be run.
+    #[error(
+        "the model uses operators that this runtime does not have: {}; replace them at export or pick another opset",
+        operators.join(", ")
+    )]
+    UnsupportedOperators {
+        /// Each as `Operator (node name)`.
+        operators: Vec<String>,
+    },
+    /// Weights in another file.
+    #[error(
+        "the weights of `{tensor}` lie in another file; save the model with its weights inside (save_as_external_data=False)"
+    )]
+    ExternalData {
+        /// The tensor.
+        tensor: String,
+    },
+    /// An input or output of a type that cannot be fed or read.
+    #[error("`{tensor}` has element type {ty}, which cannot be fed or read")]
+    UnsupportedType {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        ty: String,
+    },
+    /// tract refuses the graph.
+    #[error("the model does not load: {problem}")]
+    Rejected {
+        /// What tract says, with the node.
+        problem: String,
+    },
+    /// A tensor is missing, or one is given that the model does not have.
+    #[error("the model's inputs are {expected}, given are {given}")]
+    WrongInputs {
+        /// Names the model has.
+        expected: String,
+        /// Names given.
+        given: String,
+    },
+    /// A tensor of another type or shape.
+    #[error("input `{input}` must be {expected}, given is {given}")]
+    WrongTensor {
+        /// The input.
+        input: String,
+        /// Type and shape the model has.
+        expected: String,
+        /// Type and shape given.
+        given: String,
+    },
+    /// The model computed NaN.
+    #[error("output `{output}` holds NaN at element {index}: the model or its input is not numerically sound")]
+    NotANumber {
+        /// The output.
+        output: String,
+        /// First such element.
+        index: usize,
+    },
+    /// tract failed while running.
+    #[error("the model failed while running: {problem}")]
+    Run {
+        /// What tract says.
+        problem: String,
+    },
+    /// tract panicked.
+    #[error("the engine failed inside ({problem}); this is a defect of the engine or a malformed model")]
+    Panicked {
+        /// The panic's message.
+        problem: String,
+    },
+}
+
+impl Model {
+    /// Loads an ONNX model.
+    ///
+    /// # Errors
+    /// [`ModelError`] naming the operator or tensor at fault.
+    pub fn load(onnx: &[u8], options: &ModelOptions) -> Result<Self, ModelError> {
+        guarded(|| Self::load_unguarded(onnx, options))
+    }
+
+    fn load_unguarded(onnx: &[u8], options: &ModelOptions) -> Result<Self, ModelError> {
+        let parsed = onnx::Parsed::parse(onnx)?;
+        let rejected = |e: tract::TractError| ModelError::Rejected { problem: chain(&e) };
+        let mut model = parsed.infer()?;
+        for ix in 0..model.inputs.len() {
+            let input = &parsed.inputs[ix];
+            let given = options.shapes.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| shape);
+            let shape = input.concrete_shape(given)?;
+            let fact = tract::InferenceFact::dt_shape(datum_type(input)?, &shape);
+            model.set_input_fact(ix, fact).map_err(rejected)?;
+        }
+        let model = model.into_optimized().map_err(rejected)?;
+        let inputs = specs(&parsed.inputs, (0..model.inputs.len()).map(|ix| model.input_fact(ix)))?;
+        let outputs = specs(&parsed.outputs, (0..model.outputs.len()).map(|ix| model.output_fact(ix)))?;
+        let executor = match options.threads {
+            0 | 1 => Executor::SingleThread,
+            n => Executor::multithread_with_name(n, "sedge-model"),
+        };
+        let run = RunOptions { executor: Some(executor), ..RunOptions::default() };
+        let plan: Arc<TypedSimplePlan> = TypedSimplePlan::new_with_options(model, &run).map_err(rejected)?;
+        let state = plan.spawn().map_err(rejected)?;
+        Ok(Self { state, inputs, outputs, summary: parsed.summary() })
+    }
+
+    /// What the model expects.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.inputs
+    }
+
+    /// What the model yields.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.outputs
+    }
+
+    /// What the file holds.
+    pub const fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Runs the model once. Outputs are in the model's order, row-major and packed.
+    ///
+    /// # Errors
+    /// [`ModelError`] for inputs that do not fit, NaN in an output, or a failure in tract.
+    pub fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Vec<Tensor>, ModelError> {
+        let values = self.inputs.iter().map(|spec| value(spec, inputs)).collect::<Result<TVec<TValue>, _>>()?;
+        if inputs.len() != self.inputs.len() {
+            return Err(self.wrong_inputs(inputs));
+        }
+        let state = &mut self.state;
+        let outputs = guarded(|| state.run(values).map_err(|e| ModelError::Run { problem: chain(&e) }))?;
+        self.outputs.iter().zip(&outputs).map(|(spec, value)| tensor(spec, value)).collect()
+    }
+
+    fn wrong_inputs(&self, given: &[TensorView<'_>]) -> ModelError {
+        ModelError::WrongInputs {
+            expected: names(self.inputs.iter().map(|i| i.name.as_str())),
+            given: names(given.iter().map(|i| i.name)),
+        }
+    }
+}
+
+/// Checks one tensor against the model's input and copies it into tract's aligned memory.
+fn value(spec: &TensorSpec, given: &[TensorView<'_>]) -> Result<TValue, ModelError> {
+    let Some(tensor) = given.iter().find(|t| t.name == spec.name) else {
+        return Err(ModelError::WrongInputs {
+            expected: format!("one named {}", spec.name),
+            given: names(given.iter().map(|i| i.name)),
+        });
+    };
+    let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
+    let fits = tensor.ty == spec.ty && spec.shape.iter().map(|&d| i64::from(d)).eq(tensor.shape.iter().map(|&d| i64::from(d)));
+    let bytes = shape.iter().try_fold(spec.ty.size_bytes(), |n, &d| n.checked_mul(d));
+    if !fits || bytes != Some(tensor.data.len()) {
+        return Err(ModelError::WrongTensor {
+            input: spec.name.clone(),
+            expected: format!("{} {:?}", spec.ty, spec.shape),
+            given: format!("{} {:?} in {} bytes", tensor.ty, tensor.shape, tensor.data.len()),
+        });
+    }
+    // SAFETY: the type is a plain number (no strings or blobs), every bit pattern of which is valid but for booleans,
+    // which `datum_type` does not let in; the length was checked against the shape.
+    let value = unsafe { tract::Tensor::from_raw_dt(datum_type_of(spec.ty)?, &shape, tensor.data) };
+    value.map(|v| v.into_tvalue()).map_err(|e| ModelError::Run { problem: chain(&e) })
+}
+
+use tract::IntoTValue as _;
+
+fn tensor(spec: &TensorSpec, value: &TValue) -> Result<Tensor, ModelError> {
+    if value.datum_type().unquantized() == DatumType::F32
+        && let Ok(values) = value.to_plain_array_view::<f32>()
+        && let Some(index) = values.iter().position(|v| v.is_nan())
+    {
+        return Err(ModelError::NotANumber { output: spec.name.clone(), index });
+    }
+    let shape = value.shape().iter().map(|&d| d as u32).collect();
+    Ok(Tensor { name: spec.name.clone(), ty: spec.ty, shape, data: value.as_bytes().to_vec() })
+}
+
+fn specs<'a>(
+    declared: &[onnx::Port],
+    facts: impl Iterator<Item = TractResult<&'a tract::TypedFact>>,
+) -> Result<Vec<TensorSpec>, ModelError> {
+    let rejected = |e: tract::TractError| ModelError::Rejected { problem: chain(&e) };
+    let one = |(port, fact): (&onnx::Port, TractResult<&tract::TypedFact>)| {
+        let fact = fact.map_err(rejected)?;
+        let ty = element_type(fact.datum_type)
+            .ok_or_else(|| ModelError::UnsupportedType { tensor: port.name.clone(), ty: format!("{:?}", fact.datum_type) })?;
+        let shape = fact.shape.iter().map(|d| d.to_i64().ok().and_then(|d| i32::try_from(d).ok()).unwrap_or(-1)).collect();
+        Ok(TensorSpec { name: port.name.clone(), ty, shape, quantization: None })
+    };
+    declared.iter().zip(facts).map(one).collect()
+}
+
+use tract::ToDim as _;
+
+fn datum_type(port: &onnx::Port) -> Result<DatumType, ModelError> {
+    port.datum_type
+        .filter(|&dt| element_type(dt).is_some())
+        .ok_or_else(|| ModelError::UnsupportedType { tensor: port.name.clone(), ty: port.type_name.clone() })
+}
+
+fn datum_type_of(ty: ElementType) -> Result<DatumType, ModelError> {
+    Ok(match ty {
+        ElementType::Uint8 => DatumType::U8,
+        ElementType::Int8 => DatumType::I8,
+        ElementType::Uint16 => DatumType::U16,
+        ElementType::Int16 => DatumType::I16,
+        ElementType::Int32 => DatumType::I32,
+        ElementType::Int64 => DatumType::I64,
+        ElementType::Float16 => DatumType::F16,
+        ElementType::Float32 => DatumType::F32,
+        ElementType::Float64 => DatumType::F64,
+        ElementType::Bfloat16 | ElementType::Boolean => {
+            return Err(ModelError::UnsupportedType { tensor: "input".to_owned(), ty: ty.name().to_owned() });
+        }
+    })
+}
+
+fn element_type(ty: DatumType) -> Option<ElementType> {
+    Some(match ty.unquantized() {
+        DatumType::U8 => ElementType::Uint8,
+        DatumType::I8 => ElementType::Int8,
+        DatumType::U16 => ElementType::Uint16,
+        DatumType::I16 => ElementType::Int16,
+        DatumType::I32 => ElementType::Int32,
+        DatumType::I64 => ElementType::Int64,
+        DatumType::F16 => ElementType::Float16,
+        DatumType::F32 => ElementType::Float32,
+        DatumType::F64 => ElementType::Float64,
+        _ => return None,
+    })
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// tract's chain of causes in one line. Its debug dumps of nodes can be long.
+fn chain(e: &tract::TractError) -> String {
+    let text = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    match text.char_indices().nth(400) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// tract checks most of what it reads with `ensure!`, but not all: a panic becomes an error.
+fn guarded<R>(call: impl FnOnce() -> Result<R, ModelError>) -> Result<R, ModelError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+        let problem = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+            .unwrap_or_else(|| "a panic without a message".to_owned());
+        Err(ModelError::Panicked { problem })
+    })
+}

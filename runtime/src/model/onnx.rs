@@ -1,0 +1,206 @@
+//! What is read from an ONNX file before tract plans it.
+
+use super::{MODEL_BYTES_MAX, ModelError, chain};
+use std::collections::{BTreeMap, BTreeSet};
+use tract_onnx::pb;
+use tract_onnx::prelude::{DatumType, Framework as _, InferenceModel};
+
+/// Deeper nesting of subgraphs (If, Loop, Scan) is refused.
+const SUBGRAPH_DEPTH_MAX: usize = 8;
+/// More nodes are refused; the largest vision models have a few thousand.
+const NODES_MAX: usize = 100_000;
+
+/// How often an operator occurs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct OperatorCount {
+    pub operator: String,
+    pub count: usize,
+}
+
+/// What a model file holds.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs)]
+pub struct Summary {
+    pub producer: String,
+    pub opset: i64,
+    pub nodes: usize,
+    /// Elements of all weights.
+    pub parameters: u64,
+    /// Elements of weights stored in 8 bits.
+    pub parameters_int8: u64,
+    pub operators: Vec<OperatorCount>,
+}
+
+/// An input or output as the file declares it.
+pub(super) struct Port {
+    pub(super) name: String,
+    pub(super) datum_type: Option<DatumType>,
+    pub(super) type_name: String,
+    /// Sizes; `None` where open. No list at all where the file does not tell the rank.
+    shape: Option<Vec<Option<i64>>>,
+}
+
+impl Port {
+    fn of(info: &pb::ValueInfoProto) -> Self {
+        let tensor = info.r#type.as_ref().and_then(|t| t.value.as_ref()).and_then(|v| match v {
+            pb::type_proto::Value::TensorType(t) => Some(t),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        });
+        let code = tensor.map_or(0, |t| t.elem_type);
+        let ty = pb::tensor_proto::DataType::try_from(code).ok();
+        let shape = tensor.and_then(|t| t.shape.as_ref()).map(|s| {
+            let size = |d: &pb::tensor_shape_proto::Dimension| match d.value {
+                Some(pb::tensor_shape_proto::dimension::Value::DimValue(v)) if v > 0 => Some(v),
+                _ => None,
+            };
+            s.dim.iter().map(size).collect()
+        });
+        Self {
+            name: info.name.clone(),
+            datum_type: ty.and_then(|t| DatumType::try_from(t).ok()),
+            type_name: ty.map_or_else(|| format!("code {code}"), |t| format!("{t:?}").to_lowercase()),
+            shape,
+        }
+    }
+
+    /// The declared shape with open dimensions taken from `given`, or 1.
+    pub(super) fn concrete_shape(&self, given: Option<&Vec<i32>>) -> Result<Vec<usize>, ModelError> {
+        let Some(declared) = &self.shape else {
+            let given = given.ok_or_else(|| ModelError::Malformed {
+                problem: format!("input `{}` declares no shape and none is given", self.name),
+            })?;
+            return Ok(given.iter().map(|&d| d.max(1) as usize).collect());
+        };
+        let wrong = |given: &[i32]| ModelError::WrongTensor {
+            input: self.name.clone(),
+            expected: format!("{declared:?}").replace("Some(", "").replace(')', "").replace("None", "any"),
+            given: format!("{given:?}"),
+        };
+        if let Some(given) = given
+            && (given.len() != declared.len()
+                || declared.iter().zip(given).any(|(d, &g)| d.is_some_and(|d| d != i64::from(g))))
+        {
+            return Err(wrong(given));
+        }
+        let size = |(i, d): (usize, &Option<i64>)| {
+            let size = d.or_else(|| given.and_then(|g| g.get(i)).map(|&g| i64::from(g)).filter(|&g| g > 0)).unwrap_or(1);
+            usize::try_from(size).unwrap_or(1)
+        };
+        Ok(declared.iter().enumerate().map(size).collect())
+    }
+}
+
+/// A file that holds a graph which this runtime may be able to run.
+pub(super) struct Parsed {
+    proto: pb::ModelProto,
+    framework: tract_onnx::Onnx,
+    pub(super) inputs: Vec<Port>,
+    pub(super) outputs: Vec<Port>,
+}
+
+impl Parsed {
+    pub(super) fn parse(mut onnx: &[u8]) -> Result<Self, ModelError> {
+        if onnx.len() > MODEL_BYTES_MAX {
+            return Err(ModelError::TooLarge { bytes: onnx.len() });
+        }
+        let framework = tract_onnx::onnx();
+        let malformed = |problem: String| ModelError::Malformed { problem };
+        let proto = framework.proto_model_for_read(&mut onnx).map_err(|e| malformed(chain(&e)))?;
+        let graph = proto.graph.as_ref().ok_or_else(|| malformed("the file holds no graph".to_owned()))?;
+        let mut check = Check { framework: &framework, unsupported: BTreeSet::new(), nodes: 0 };
+        check.graph(graph, 0)?;
+        if !check.unsupported.is_empty() {
+            return Err(ModelError::UnsupportedOperators { operators: check.unsupported.into_iter().take(16).collect() });
+        }
+        let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+        let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).map(Port::of).collect();
+        let outputs: Vec<Port> = graph.output.iter().map(Port::of).collect();
+        if outputs.is_empty() {
+            return Err(malformed("the graph has no output".to_owned()));
+        }
+        Ok(Self { inputs, outputs, framework, proto })
+    }
+
+    /// The graph for tract to type.
+    pub(super) fn infer(&self) -> Result<InferenceModel, ModelError> {
+        let rejected = |e| ModelError::Rejected { problem: chain(&e) };
+        let model = self.framework.model_for_proto_model(&self.proto).map_err(rejected)?;
+        if model.inputs.len() != self.inputs.len() || model.outputs.len() != self.outputs.len() {
+            return Err(ModelError::Malformed {
+                problem: format!(
+                    "it declares {} inputs and {} outputs, its nodes need {} and yield {}",
+                    self.inputs.len(),
+                    self.outputs.len(),
+                    model.inputs.len(),
+                    model.outputs.len()
+                ),
+            });
+        }
+        Ok(model)
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let mut counts = BTreeMap::new();
+        let graph = self.proto.graph.as_ref();
+        for node in graph.iter().flat_map(|g| &g.node) {
+            *counts.entry(node.op_type.clone()).or_insert(0) += 1;
+        }
+        let elements = |t: &pb::TensorProto| t.dims.iter().map(|&d| d.max(0) as u64).product::<u64>();
+        let int8 = [pb::tensor_proto::DataType::Int8 as i32, pb::tensor_proto::DataType::Uint8 as i32];
+        let weights = || graph.iter().flat_map(|g| &g.initializer);
+        Summary {
+            producer: format!("{} {}", self.proto.producer_name, self.proto.producer_version).trim().to_owned(),
+            opset: self.proto.opset_import.iter().filter(|o| o.domain.is_empty()).map(|o| o.version).max().unwrap_or(0),
+            nodes: graph.map_or(0, |g| g.node.len()),
+            parameters: weights().map(elements).sum(),
+            parameters_int8: weights().filter(|t| int8.contains(&t.data_type)).map(elements).sum(),
+            operators: counts.into_iter().map(|(operator, count)| OperatorCount { operator, count }).collect(),
+        }
+    }
+}
+
+/// Walks the graph and its subgraphs for what cannot be run or must not be read.
+struct Check<'a> {
+    framework: &'a tract_onnx::Onnx,
+    unsupported: BTreeSet<String>,
+    nodes: usize,
+}
+
+impl Check<'_> {
+    fn graph(&mut self, graph: &pb::GraphProto, depth: usize) -> Result<(), ModelError> {
+        if depth > SUBGRAPH_DEPTH_MAX {
+            return Err(ModelError::Malformed { problem: format!("subgraphs nest deeper than {SUBGRAPH_DEPTH_MAX}") });
+        }
+        self.nodes += graph.node.len();
+        if self.nodes > NODES_MAX {
+            return Err(ModelError::Malformed { problem: format!("more than {NODES_MAX} nodes") });
+        }
+        graph.initializer.iter().try_for_each(tensor)?;
+        for node in &graph.node {
+            if !self.framework.op_register.0.contains_key(&node.op_type) {
+                let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
+                self.unsupported.insert(format!("{} ({})", node.op_type, name.map_or("?", String::as_str)));
+            }
+            for attribute in &node.attribute {
+                attribute.t.iter().chain(&attribute.tensors).try_for_each(tensor)?;
+                for subgraph in attribute.g.iter().chain(&attribute.graphs) {
+                    self.graph(subgraph, depth + 1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tensor(tensor: &pb::TensorProto) -> Result<(), ModelError> {
+    let external = tensor.data_location == Some(pb::tensor_proto::DataLocation::External as i32);
+    if external || !tensor.external_data.is_empty() {
+        return Err(ModelError::ExternalData { tensor: tensor.name.clone() });
+    }
+    if tensor.dims.iter().any(|&d| d < 0) {
+        return Err(ModelError::Malformed { problem: format!("`{}` has a negative dimension", tensor.name) });
+    }
+    Ok(())
+}

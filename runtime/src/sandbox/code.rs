@@ -1,0 +1,237 @@
+//! From WebAssembly to native code, and back into a process.
+//!
+//! Compiled code is as powerful as the process itself, and wasmtime checks only that it fits, not that it is harmless.
+//! So [`CompiledCode`] carries the hash of its bytes: a caller that stores it records the hash in its journal, and
+//! gives it back to [`CompiledCode::from_recorded`].
+
+use super::admission::{self, AdmissionError};
+use super::{MemoryProfile, Sandbox, SandboxError};
+use sedge_protocol::Sha256Digest;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+use wasmtime::component::Component;
+
+/// Version of wasmtime in full. Its own check of precompiled code compares the major version only, so code from a
+/// patch release with a miscompilation would load in the one that mends it.
+pub const CODE_VERSION: &str = "48.0.8";
+/// Bumped when this crate changes what is compiled into the code.
+const CONFIG_VERSION: u32 = 1;
+/// Memory and time of the compiling child; a component that needs more is refused.
+const CHILD_MEMORY_BYTES: u64 = 2 << 30;
+const CHILD_CPU_S: u64 = 60;
+const CHILD_WALL: Duration = Duration::from_secs(120);
+/// Native code of an 8 MiB component stays below this.
+const CODE_BYTES_MAX: u64 = 256 << 20;
+
+pub(super) fn code_version(profile: MemoryProfile) -> String {
+    format!("{CODE_VERSION}+sedge{CONFIG_VERSION}-{profile}")
+}
+
+/// Native code of one component for this machine and memory profile.
+#[derive(Clone)]
+pub struct CompiledCode {
+    bytes: Vec<u8>,
+    digest: Sha256Digest,
+}
+
+/// Where components are compiled.
+#[derive(Debug, Clone)]
+pub enum Compiler {
+    /// In this process. For tools; a hostile component can cost the process its memory or time.
+    InProcess,
+    /// In a child process with bounded memory and time, which runs [`compile_child`].
+    Child {
+        /// The program; its own executable, as a rule.
+        program: PathBuf,
+        /// Arguments that make it run [`compile_child`]; the memory profile's name is added.
+        arguments: Vec<OsString>,
+    },
+}
+
+/// Why a component could not be compiled or its code not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The component is refused.
+    #[error(transparent)]
+    Refused(#[from] AdmissionError),
+    /// No engine.
+    #[error(transparent)]
+    Engine(#[from] SandboxError),
+    /// The compiler rejects it.
+    #[error("the component does not compile")]
+    Compile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The compiling child failed.
+    #[error("the compiling process {0}")]
+    Child(String),
+    /// The code is not what was recorded.
+    #[error("compiled code has digest {found}, but {recorded} was recorded; delete it and compile again")]
+    Altered {
+        /// The recorded digest.
+        recorded: Sha256Digest,
+        /// The digest of the bytes.
+        found: Sha256Digest,
+    },
+    /// Code of another version, machine or profile.
+    #[error("compiled code does not fit this runtime; compile it again")]
+    Unfit(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Compiler {
+    /// This program as the compiling child.
+    ///
+    /// # Errors
+    /// When the operating system does not tell which program is running.
+    pub fn this_program(arguments: &[&str]) -> std::io::Result<Self> {
+        let arguments = arguments.iter().map(OsString::from).collect();
+        Ok(Self::Child { program: std::env::current_exe()?, arguments })
+    }
+
+    /// Checks and compiles a component.
+    ///
+    /// # Errors
+    /// [`CompileError`] when it is refused, rejected, or too costly to compile.
+    pub fn compile(&self, wasm: &[u8], profile: MemoryProfile) -> Result<CompiledCode, CompileError> {
+        admission::check_bytes(wasm)?;
+        let bytes = match self {
+            Self::InProcess => Sandbox::shared(profile)?
+                .engine()
+                .precompile_component(wasm)
+                .map_err(|e| CompileError::Compile(e.into()))?,
+            Self::Child { program, arguments } => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(profile.name());
+                compile_in(command, wasm)?
+            }
+        };
+        Ok(CompiledCode { digest: Sha256Digest::of(&bytes), bytes })
+    }
+}
+
+impl CompiledCode {
+    /// Code from storage, whose digest was recorded in a place that only this device's own processes write.
+    ///
+    /// # Errors
+    /// [`CompileError::Altered`] when the bytes have another digest.
+    pub fn from_recorded(bytes: Vec<u8>, recorded: Sha256Digest) -> Result<Self, CompileError> {
+        let digest = Sha256Digest::of(&bytes);
+        if digest != recorded {
+            return Err(CompileError::Altered { recorded, found: digest });
+        }
+        Ok(Self { bytes, digest })
+    }
+
+    /// The bytes, for storage.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// What to record beside them.
+    pub const fn digest(&self) -> Sha256Digest {
+        self.digest
+    }
+
+    pub(super) fn load(&self, sandbox: &Sandbox) -> Result<Component, CompileError> {
+        // SAFETY: the bytes come from this process's or its child's compiler, or have the digest that the caller
+        // recorded when they did; the two ways to make a `CompiledCode`.
+        let component = unsafe { Component::deserialize(sandbox.engine(), &self.bytes) };
+        component.map_err(|e| CompileError::Unfit(e.into()))
+    }
+}
+
+fn compile_in(mut command: Command, wasm: &[u8]) -> Result<Vec<u8>, CompileError> {
+    let failed = |what: &str, e: std::io::Error| CompileError::Child(format!("{what}: {e}"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| failed("could not be started", e))?;
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let (done, finished) = mpsc::channel();
+    let outcome = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if let Some(mut pipe) = stdin {
+                // A child that has died reads no further; its exit status tells why.
+                let _ = pipe.write_all(wasm);
+            }
+        });
+        let errors = scope.spawn(move || {
+            let mut text = Vec::new();
+            if let Some(pipe) = stderr {
+                let _ = pipe.take(4096).read_to_end(&mut text);
+            }
+            text
+        });
+        let code = scope.spawn(move || {
+            let mut code = Vec::new();
+            let read = match stdout {
+                Some(pipe) => pipe.take(CODE_BYTES_MAX).read_to_end(&mut code),
+                None => Ok(0),
+            };
+            let _ = done.send(());
+            read.map(|_| code)
+        });
+        let in_time = finished.recv_timeout(CHILD_WALL).is_ok();
+        if !in_time {
+            let _ = child.kill();
+        }
+        let status = child.wait();
+        (in_time, status, code.join(), errors.join().unwrap_or_default())
+    });
+    match outcome {
+        (false, ..) => Err(CompileError::Child(format!("took more than {} s", CHILD_WALL.as_secs()))),
+        (true, Ok(status), Ok(Ok(code)), _) if status.success() && !code.is_empty() => Ok(code),
+        (true, Ok(status), _, errors) => {
+            let text = admission::printable(String::from_utf8_lossy(&errors).trim());
+            Err(CompileError::Child(format!("ended with {status} (limits: {} MiB, {CHILD_CPU_S} s): {text}", CHILD_MEMORY_BYTES >> 20)))
+        }
+        (true, Err(e), ..) => Err(failed("could not be awaited", e)),
+    }
+}
+
+/// What the compiling child does: a component from standard input, native code to standard output, with this
+/// process's memory and processor time bounded first.
+///
+/// # Errors
+/// [`CompileError`]; the caller prints it and exits with a failure.
+pub fn compile_child(profile: MemoryProfile) -> Result<(), CompileError> {
+    let failed = |e: std::io::Error| CompileError::Child(e.to_string());
+    for (resource, limit) in
+        [(libc::RLIMIT_CPU, CHILD_CPU_S), (libc::RLIMIT_DATA, CHILD_MEMORY_BYTES), (libc::RLIMIT_CORE, 0)]
+    {
+        let limit = libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t };
+        // SAFETY: `limit` is a valid rlimit that outlives the call.
+        if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
+            return Err(failed(std::io::Error::last_os_error()));
+        }
+    }
+    let mut wasm = Vec::new();
+    let limit = admission::COMPONENT_BYTES_MAX as u64 + 1;
+    std::io::stdin().lock().take(limit).read_to_end(&mut wasm).map_err(failed)?;
+    let code = Compiler::InProcess.compile(&wasm, profile)?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(code.bytes()).and_then(|()| out.flush()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_version_is_that_of_the_locked_wasmtime() {
+        let lock = include_str!("../../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"wasmtime\"\nversion = \"{CODE_VERSION}\"")), "bump CODE_VERSION");
+        assert!(code_version(MemoryProfile::Roomy).len() <= 255);
+    }
+
+    #[test]
+    fn altered_code_is_refused() {
+        let recorded = Sha256Digest::of(b"code");
+        assert!(CompiledCode::from_recorded(b"code".to_vec(), recorded).is_ok());
+        assert!(matches!(CompiledCode::from_recorded(b"cOde".to_vec(), recorded), Err(CompileError::Altered { .. })));
+    }
+}
