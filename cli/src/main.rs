@@ -1,2 +1,60 @@
-//! Stub.
-fn main() {}
+//! The `sedge` command.
+
+mod command;
+mod golden_npz;
+mod measure;
+mod output;
+mod picture;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Run quantized models on edge devices: build, sign, check and run bundles.
+///
+/// A bundle is a signed model with its WebAssembly processors, labels, limits and golden samples. Start with
+/// `sedge demo`, then `sedge bundle init --help`.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// See it work: real images through a signed bundle, with accuracy, latency and what the sandbox costs.
+    Demo(command::demo::Arguments),
+    /// Run a bundle over an image or a directory of samples.
+    Run(command::run::Arguments),
+    /// Measure a bundle or an ONNX model: latency, throughput, memory, and where the time goes.
+    Bench(command::bench::Arguments),
+    /// Make, check, sign and look into bundles.
+    #[command(subcommand)]
+    Bundle(command::bundle::Command),
+    /// Make the keys that sign bundles.
+    #[command(subcommand)]
+    Keys(command::keys::Command),
+    /// Build pre- and postprocessors as WebAssembly components.
+    #[command(subcommand)]
+    Processor(command::processor::Command),
+    /// Used by sedge itself.
+    #[command(subcommand, hide = true)]
+    Internal(command::Internal),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (format, result) = match arguments.command {
+        Command::Demo(a) => (a.output.output, command::demo::run(&a)),
+        Command::Run(a) => (a.output.output, command::run::run(&a)),
+        Command::Bench(a) => (a.output.output, command::bench::run(&a)),
+        Command::Bundle(c) => (c.format(), command::bundle::run(&c)),
+        Command::Keys(c) => (c.format(), command::keys::run(&c)),
+        Command::Processor(c) => (c.format(), command::processor::run(&c)),
+        Command::Internal(c) => (output::Format::Table, command::internal(&c)),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => output::report(format, &error),
+    }
+}

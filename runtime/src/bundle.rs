@@ -210,19 +210,30 @@ impl VerifiedBundle {
         let Some(labels) = &self.manifest.labels else { return Ok(Vec::new()) };
         let bytes = self.file(&labels.file)?;
         if bytes.len() > LABELS_BYTES_MAX {
-            return Err(BundleError::Labels(format!("{} has {} bytes; at most {LABELS_BYTES_MAX}", labels.file, bytes.len())));
+            return Err(BundleError::Labels(format!(
+                "{} has {} bytes; at most {LABELS_BYTES_MAX}",
+                labels.file,
+                bytes.len()
+            )));
         }
-        let text = std::str::from_utf8(bytes).map_err(|_| BundleError::Labels(format!("{} is not UTF-8", labels.file)))?;
+        let text =
+            std::str::from_utf8(bytes).map_err(|_| BundleError::Labels(format!("{} is not UTF-8", labels.file)))?;
         let lines: Vec<String> = text.lines().map(|l| l.trim().to_owned()).collect();
         match lines.iter().position(|l| l.is_empty() || l.len() > 256 || l.chars().any(char::is_control)) {
-            Some(i) => Err(BundleError::Labels(format!("{}, line {}: empty, long or not printable", labels.file, i + 1))),
+            Some(i) => {
+                Err(BundleError::Labels(format!("{}, line {}: empty, long or not printable", labels.file, i + 1)))
+            }
             None => Ok(lines),
         }
     }
 }
 
 fn describe(variant: &Variant) -> String {
-    let arch = if variant.requires.arch.is_empty() { "any architecture".to_owned() } else { variant.requires.arch.join(" or ") };
+    let arch = if variant.requires.arch.is_empty() {
+        "any architecture".to_owned()
+    } else {
+        variant.requires.arch.join(" or ")
+    };
     let ram = variant.requires.ram_mib.map(|m| format!(", {m} MiB")).unwrap_or_default();
     format!("{} ({arch}{ram})", variant.name)
 }

@@ -55,7 +55,9 @@ pub enum GoldenError {
         found: String,
     },
     /// An output differs too much.
-    #[error("golden sample {input}: output `{output}`, element {index} is {found}, expected {expected} within {tolerance}")]
+    #[error(
+        "golden sample {input}: output `{output}`, element {index} is {found}, expected {expected} within {tolerance}"
+    )]
     Output {
         /// Path of the sample.
         input: String,
@@ -118,7 +120,11 @@ fn compare(golden: &Golden, output: &str, expected: &[f32], tensors: &[Tensor]) 
         .ok_or_else(|| expectation(format!("the model has no output `{output}`")))?;
     let found = tensor.view().to_real(None).map_err(|e| expectation(e.to_string()))?;
     if found.len() != expected.len() {
-        return Err(expectation(format!("output `{output}` has {} elements, expected {}", found.len(), expected.len())));
+        return Err(expectation(format!(
+            "output `{output}` has {} elements, expected {}",
+            found.len(),
+            expected.len()
+        )));
     }
     let mut difference_max = 0.0f32;
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {

@@ -11,8 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_core::runtime::RunOptions;
 use tract_linalg::multithread::Executor;
-use tract_onnx::prelude::{DatumType, InferenceModelExt as _, TValue, TVec, TractResult, TypedSimplePlan, TypedSimpleState};
 use tract_onnx::prelude as tract;
+use tract_onnx::prelude::{
+    DatumType, InferenceModelExt as _, TValue, TVec, TractResult, TypedSimplePlan, TypedSimpleState,
+};
 
 pub use onnx::{OperatorCount, Summary};
 
@@ -207,7 +209,8 @@ fn value(spec: &TensorSpec, given: &[TensorView<'_>]) -> Result<TValue, ModelErr
         });
     };
     let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
-    let fits = tensor.ty == spec.ty && spec.shape.iter().map(|&d| i64::from(d)).eq(tensor.shape.iter().map(|&d| i64::from(d)));
+    let fits =
+        tensor.ty == spec.ty && spec.shape.iter().map(|&d| i64::from(d)).eq(tensor.shape.iter().map(|&d| i64::from(d)));
     let bytes = shape.iter().try_fold(spec.ty.size_bytes(), |n, &d| n.checked_mul(d));
     if !fits || bytes != Some(tensor.data.len()) {
         return Err(ModelError::WrongTensor {
@@ -242,15 +245,16 @@ fn specs<'a>(
     let rejected = |e: tract::TractError| ModelError::Rejected { problem: chain(&e) };
     let one = |(port, fact): (&onnx::Port, TractResult<&tract::TypedFact>)| {
         let fact = fact.map_err(rejected)?;
-        let ty = element_type(fact.datum_type)
-            .ok_or_else(|| ModelError::UnsupportedType { tensor: port.name.clone(), ty: format!("{:?}", fact.datum_type) })?;
-        let shape = fact.shape.iter().map(|d| d.to_i64().ok().and_then(|d| i32::try_from(d).ok()).unwrap_or(-1)).collect();
+        let ty = element_type(fact.datum_type).ok_or_else(|| ModelError::UnsupportedType {
+            tensor: port.name.clone(),
+            ty: format!("{:?}", fact.datum_type),
+        })?;
+        let shape =
+            fact.shape.iter().map(|d| d.to_i64().ok().and_then(|d| i32::try_from(d).ok()).unwrap_or(-1)).collect();
         Ok(TensorSpec { name: port.name.clone(), ty, shape, quantization: None })
     };
     declared.iter().zip(facts).map(one).collect()
 }
-
-use tract::ToDim as _;
 
 fn datum_type(port: &onnx::Port) -> Result<DatumType, ModelError> {
     port.datum_type

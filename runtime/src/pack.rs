@@ -78,7 +78,8 @@ impl Layout {
     pub fn pack(directory: &Path) -> Result<Self, PackError> {
         let path = directory.join("bundle.toml");
         let text = read(&path, MANIFEST_BYTES_MAX as u64, "; `sedge bundle init` makes one")?;
-        let mut manifest = Manifest::parse(&text).map_err(|source| PackError::Manifest { path: path.clone(), source })?;
+        let mut manifest =
+            Manifest::parse(&text).map_err(|source| PackError::Manifest { path: path.clone(), source })?;
         let sources = std::mem::take(&mut manifest.sources);
         let mut layout = Self { index: Index::new(Vec::new()), blobs: BTreeMap::new() };
         let (mut files, mut layers) = (Vec::new(), Vec::new());

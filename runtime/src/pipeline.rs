@@ -8,7 +8,9 @@ use crate::sandbox::{
     CallError, CompileError, CompiledCode, Compiler, Grants, Limits, LogSink, MemoryProfile, PostprocessorInstance,
     PreprocessorInstance, Sandbox, SandboxError, Setup,
 };
-use sedge_processor_sdk::{Input, Meta, ModelInfo, Payload, Quantity, Region, ScoredLabel, Tensor, TensorSpec, TensorView};
+use sedge_processor_sdk::{
+    Input, Meta, ModelInfo, Payload, Quantity, Region, ScoredLabel, Tensor, TensorSpec, TensorView,
+};
 use sedge_protocol::Sha256Digest;
 use sedge_protocol::manifest::{Grant, Processor, TensorDescription};
 use std::collections::{BTreeSet, HashMap};
@@ -293,7 +295,11 @@ fn agree(
     }
     for declared in manifest.iter().map(convert::tensor_spec) {
         let Some(found) = model.iter().find(|t| t.name == declared.name) else {
-            return mismatch(format!("{what} `{}`", declared.name), "it exists".to_owned(), format!("it has {}", names()));
+            return mismatch(
+                format!("{what} `{}`", declared.name),
+                "it exists".to_owned(),
+                format!("it has {}", names()),
+            );
         };
         let same = declared.shape.len() == found.shape.len()
             && declared.shape.iter().zip(&found.shape).all(|(&d, &f)| d == f || d == -1 || f == -1);
@@ -320,7 +326,8 @@ fn load_pre(
         return PreStage::builtin(&processor.component, &config(processor), info, options.log.clone())
             .map_err(|source| LoadError::Builtin { component: component(), source });
     };
-    sandboxed(bundle, file, processor, info, options, PreprocessorInstance::start).map(|i| PreStage::Sandboxed(Box::new(i)))
+    sandboxed(bundle, file, processor, info, options, PreprocessorInstance::start)
+        .map(|i| PreStage::Sandboxed(Box::new(i)))
 }
 
 fn load_post(

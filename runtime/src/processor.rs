@@ -82,7 +82,9 @@ impl PreStage {
     pub(crate) fn builtin(name: &str, config: &str, model: &ModelInfo, log: LogSink) -> Result<Self, BuiltinError> {
         let stage: Box<dyn BuiltinPre> = match name {
             "builtin:image@1" => Box::new(Image::configure(config, model).map_err(BuiltinError::Configure)?),
-            "builtin:tensor@1" => Box::new(<RawTensor as Preprocessor>::configure(config, model).map_err(BuiltinError::Configure)?),
+            "builtin:tensor@1" => {
+                Box::new(<RawTensor as Preprocessor>::configure(config, model).map_err(BuiltinError::Configure)?)
+            }
             _ => return unknown(name, BUILTIN_PREPROCESSORS),
         };
         Ok(Self::Builtin(stage, log))

@@ -18,11 +18,11 @@ mod outcome;
 pub use admission::AdmissionError;
 pub use code::{CODE_VERSION, CompileError, CompiledCode, Compiler, compile_child};
 pub use host::{LogLine, LogSink};
+pub(crate) use instance::native_call;
 pub use instance::{CallError, GuestTimes, PostprocessorInstance, PreprocessorInstance, Setup};
+pub(crate) use limits::INPUT_BYTES_MAX;
 pub use limits::{Grants, Limits, MemoryProfile};
 pub use outcome::OutcomeError;
-pub(crate) use instance::native_call;
-pub(crate) use limits::INPUT_BYTES_MAX;
 pub(crate) use outcome::{check_outcome, check_prepared};
 
 use std::sync::OnceLock;
@@ -97,7 +97,8 @@ impl Sandbox {
         if self.ticker.thread.get().is_some() {
             return Ok(());
         }
-        let handle = std::thread::Builder::new().name("sedge-epoch".into()).stack_size(64 << 10).spawn(|| self.tick())?;
+        let handle =
+            std::thread::Builder::new().name("sedge-epoch".into()).stack_size(64 << 10).spawn(|| self.tick())?;
         // Two racing first callers start two threads; a second ticker only shortens deadlines to half a tick.
         let _ = self.ticker.thread.set(handle.thread().clone());
         Ok(())
@@ -141,13 +142,12 @@ fn config(profile: MemoryProfile) -> Result<Config, wasmtime::Error> {
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK_BYTES)
         .cranelift_opt_level(OptLevel::Speed)
-        .wasm_backtrace_max_frames(std::num::NonZeroU32::new(8).map(|n| n.into()))
+        .wasm_backtrace_max_frames(std::num::NonZero::new(8))
         .concurrency_support(false)
         .wasm_component_model(true)
         .wasm_simd(true)
         .wasm_bulk_memory(true)
         .wasm_multi_value(true)
-        .wasm_reference_types(true)
         .wasm_relaxed_simd(false)
         .wasm_multi_memory(false)
         .wasm_memory64(false)

@@ -172,8 +172,9 @@ pub mod pre {
         state.with(|s| s.borrow_mut().as_mut().map(Preprocessor::reset));
     }
 
-    fn pixel_format(f: wit::PixelFormat) -> crate::PixelFormat {
+    fn pixel_format(f: bindings::sedge::processor::sample::PixelFormat) -> crate::PixelFormat {
         use crate::PixelFormat as P;
+        use bindings::sedge::processor::sample as wit;
         match f {
             wit::PixelFormat::Rgb8 => P::Rgb8,
             wit::PixelFormat::Bgr8 => P::Bgr8,

@@ -85,7 +85,8 @@ impl Port {
             return Err(wrong(given));
         }
         let size = |(i, d): (usize, &Option<i64>)| {
-            let size = d.or_else(|| given.and_then(|g| g.get(i)).map(|&g| i64::from(g)).filter(|&g| g > 0)).unwrap_or(1);
+            let size =
+                d.or_else(|| given.and_then(|g| g.get(i)).map(|&g| i64::from(g)).filter(|&g| g > 0)).unwrap_or(1);
             usize::try_from(size).unwrap_or(1)
         };
         Ok(declared.iter().enumerate().map(size).collect())
@@ -112,7 +113,9 @@ impl Parsed {
         let mut check = Check { framework: &framework, unsupported: BTreeSet::new(), nodes: 0 };
         check.graph(graph, 0)?;
         if !check.unsupported.is_empty() {
-            return Err(ModelError::UnsupportedOperators { operators: check.unsupported.into_iter().take(16).collect() });
+            return Err(ModelError::UnsupportedOperators {
+                operators: check.unsupported.into_iter().take(16).collect(),
+            });
         }
         let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
         let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).map(Port::of).collect();

@@ -47,9 +47,7 @@ pub enum AdmissionError {
         bytes: usize,
     },
     /// A core module, not a component.
-    #[error(
-        "this is a core WebAssembly module, not a component; make one of it with `sedge processor componentize`"
-    )]
+    #[error("this is a core WebAssembly module, not a component; make one of it with `sedge processor componentize`")]
     NotAComponent,
     /// Malformed, truncated, or with a feature that is off.
     #[error("not a valid component under the sandbox's features: {problem}")]
@@ -177,7 +175,7 @@ fn interface(name: &str) -> Option<&str> {
 
 fn check_import(import: &str, stage: Stage, grants: &Grants) -> Result<(), AdmissionError> {
     let grant = match interface(import) {
-        Some("types" | "log" | "trace") => return Ok(()),
+        Some("types" | "sample" | "log" | "trace") => return Ok(()),
         Some("kv") => Grant::Kv,
         Some("clock") => Grant::Clock,
         Some("random") => Grant::Random,

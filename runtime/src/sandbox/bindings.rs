@@ -1,5 +1,5 @@
 //! Bindings generated from the WIT package.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#![allow(missing_docs, unreachable_pub, unused_qualifications, unused_variables, clippy::all)]
 
 pub mod pre {
     wasmtime::component::bindgen!({

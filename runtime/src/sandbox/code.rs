@@ -187,7 +187,10 @@ fn compile_in(mut command: Command, wasm: &[u8]) -> Result<Vec<u8>, CompileError
         (true, Ok(status), Ok(Ok(code)), _) if status.success() && !code.is_empty() => Ok(code),
         (true, Ok(status), _, errors) => {
             let text = admission::printable(String::from_utf8_lossy(&errors).trim());
-            Err(CompileError::Child(format!("ended with {status} (limits: {} MiB, {CHILD_CPU_S} s): {text}", CHILD_MEMORY_BYTES >> 20)))
+            Err(CompileError::Child(format!(
+                "ended with {status} (limits: {} MiB, {CHILD_CPU_S} s): {text}",
+                CHILD_MEMORY_BYTES >> 20
+            )))
         }
         (true, Err(e), ..) => Err(failed("could not be awaited", e)),
     }

@@ -1,7 +1,7 @@
 //! What the host does for a guest: the log, marks, and the three interfaces that can be granted.
 
 use super::admission::printable;
-use super::bindings::pre::sedge::processor::{clock, kv, log, random, trace, types};
+use super::bindings::pre::sedge::processor::{clock, kv, log, random, sample, trace, types};
 use super::limits::{INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use sedge_processor_sdk::{Level, Phase};
 use std::collections::HashMap;
@@ -139,6 +139,7 @@ impl wasmtime::ResourceLimiter for HostState {
 }
 
 impl types::Host for HostState {}
+impl sample::Host for HostState {}
 
 impl log::Host for HostState {
     fn log(&mut self, level: log::Level, text: String) -> wasmtime::Result<()> {

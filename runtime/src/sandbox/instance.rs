@@ -12,7 +12,9 @@ use super::host::{HostState, LogSink, Marks, RateLimitedLog};
 use super::limits::{Grants, HOSTCALL_BYTES_MAX, INPUT_BYTES_MAX, Limits, MemoryProfile, TIGHT_MEMORY_BYTES_MAX};
 use super::outcome::OutcomeError;
 use super::{Sandbox, TICK};
-use sedge_processor_sdk::{Error, HostCalls, Input, Level, Meta, ModelInfo, Outcome, Phase, Prepared, TensorView, with_host};
+use sedge_processor_sdk::{
+    Error, HostCalls, Input, Level, Meta, ModelInfo, Outcome, Phase, Prepared, TensorView, with_host,
+};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -71,7 +73,9 @@ pub enum CallError {
         limit_ms: u128,
     },
     /// It asked for too much memory.
-    #[error("{stage}: it asked for {asked_mib} MiB of memory, limits.sandbox_memory_mib is {limit_mib}; it was stopped")]
+    #[error(
+        "{stage}: it asked for {asked_mib} MiB of memory, limits.sandbox_memory_mib is {limit_mib}; it was stopped"
+    )]
     Memory {
         /// Which processor.
         stage: &'static str,
@@ -266,7 +270,8 @@ impl<W: World> Instance<W> {
     fn start(stage: Stage, setup: Setup<'_>) -> Result<Self, CallError> {
         let name = stage.name();
         let component = setup.code.load(setup.sandbox).map_err(|error| CallError::Code { stage: name, error })?;
-        admission::check_type(&component, stage, setup.grants).map_err(|error| CallError::Refusal { stage: name, error })?;
+        admission::check_type(&component, stage, setup.grants)
+            .map_err(|error| CallError::Refusal { stage: name, error })?;
         let start = |problem: String| CallError::Start { stage: name, problem };
         if setup.sandbox.profile() == MemoryProfile::Tight && setup.limits.memory_bytes > TIGHT_MEMORY_BYTES_MAX {
             return Err(start(format!(

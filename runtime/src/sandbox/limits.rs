@@ -90,11 +90,7 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            memory_bytes: 32 << 20,
-            process: Duration::from_millis(250),
-            configure: Duration::from_secs(2),
-        }
+        Self { memory_bytes: 32 << 20, process: Duration::from_millis(250), configure: Duration::from_secs(2) }
     }
 }
 

@@ -14,7 +14,7 @@ const TOPIC_LEVELS_MAX: usize = 2;
 const TOPIC_LEVEL_LENGTH_MAX: usize = 32;
 
 /// What is wrong with what a processor returned.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OutcomeError {
     /// Not the tensors that the model needs.
     #[error("it returned tensors {given}; the model's inputs are {expected}")]
@@ -104,7 +104,8 @@ pub(crate) fn check_prepared(prepared: &Prepared, model: &ModelInfo) -> Result<(
 
 fn check_tensor(tensor: &Tensor, spec: &TensorSpec) -> Result<(), OutcomeError> {
     let same = |(&given, &wanted): (&u32, &i32)| wanted == -1 || i64::from(given) == i64::from(wanted);
-    if tensor.ty != spec.ty || tensor.shape.len() != spec.shape.len() || !tensor.shape.iter().zip(&spec.shape).all(same) {
+    if tensor.ty != spec.ty || tensor.shape.len() != spec.shape.len() || !tensor.shape.iter().zip(&spec.shape).all(same)
+    {
         let shape: Vec<u32> = tensor.shape.iter().copied().take(8).collect();
         return Err(OutcomeError::WrongTensor {
             tensor: shorten(&tensor.name),
@@ -128,7 +129,10 @@ fn check_tensor(tensor: &Tensor, spec: &TensorSpec) -> Result<(), OutcomeError> 
         if values.clone().map(|v| v * 0.0).sum::<f32>() != 0.0
             && let Some((i, value)) = values.enumerate().find(|(_, v)| !v.is_finite())
         {
-            return Err(OutcomeError::NotFinite { what: format!("tensor `{}`, element {i}", shorten(&tensor.name)), value: value.into() });
+            return Err(OutcomeError::NotFinite {
+                what: format!("tensor `{}`, element {i}", shorten(&tensor.name)),
+                value: value.into(),
+            });
         }
     }
     Ok(())

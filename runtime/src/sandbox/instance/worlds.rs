@@ -32,6 +32,7 @@ pub(crate) struct PostWorld(post::PostprocessorFull);
 /// Offers `log` and `trace`, and of the rest what is granted.
 pub(super) fn link(linker: &mut Linker<HostState>, grants: &Grants) -> wasmtime::Result<()> {
     pre::sedge::processor::types::add_to_linker::<_, Data>(linker, |s| s)?;
+    pre::sedge::processor::sample::add_to_linker::<_, Data>(linker, |s| s)?;
     log::add_to_linker::<_, Data>(linker, |s| s)?;
     trace::add_to_linker::<_, Data>(linker, |s| s)?;
     if grants.has(Grant::Kv) {
@@ -71,11 +72,15 @@ macro_rules! conversions {
             }
 
             pub(super) fn specs(specs: &[api::TensorSpec]) -> Vec<wit::TensorSpec<'_>> {
-                let quant = |q: api::Quantization| wit::Quantization { scale: q.scale, zero_point: q.zero_point };
-                let one = |s| {
-                    let api::TensorSpec { name, ty, shape, quantization } = s;
-                    wit::TensorSpec { name, ty: element(*ty), shape, quant: quantization.map(quant) }
-                };
+                fn one(s: &api::TensorSpec) -> wit::TensorSpec<'_> {
+                    let quant = |q: api::Quantization| wit::Quantization { scale: q.scale, zero_point: q.zero_point };
+                    wit::TensorSpec {
+                        name: &s.name,
+                        ty: element(s.ty),
+                        shape: &s.shape,
+                        quant: s.quantization.map(quant),
+                    }
+                }
                 specs.iter().map(one).collect()
             }
 
@@ -188,7 +193,7 @@ pub(super) fn pre_process(
     meta: &api::Meta,
     input: &api::Input<'_>,
 ) -> wasmtime::Result<Result<Option<api::Prepared>, api::Error>> {
-    use pre::sedge::processor::types as wit;
+    use pre::sedge::processor::sample as wit;
     let input = match *input {
         api::Input::Raw(d) => wit::Input::Raw(d),
         api::Input::Text(t) => wit::Input::Text(t),
@@ -241,9 +246,9 @@ pub(super) fn post_process(
     }))
 }
 
-const fn pixel_format(format: api::PixelFormat) -> pre::sedge::processor::types::PixelFormat {
+const fn pixel_format(format: api::PixelFormat) -> pre::sedge::processor::sample::PixelFormat {
     use api::PixelFormat as P;
-    use pre::sedge::processor::types::PixelFormat as W;
+    use pre::sedge::processor::sample::PixelFormat as W;
     match format {
         P::Rgb8 => W::Rgb8,
         P::Bgr8 => W::Bgr8,

@@ -1,0 +1,240 @@
+//! `sedge bench`: how fast, and where the time goes.
+
+use super::{SandboxArguments, TrustArguments};
+use crate::golden_npz::{self, Agreement};
+use crate::measure::{Latencies, Quantiles, Stages, peak_rss_bytes};
+use crate::output::{self, FAILED, OutputArguments};
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use sedge_runtime::api::{ElementType, Meta, Tensor, TensorSpec, TensorView};
+use sedge_runtime::bundle::Trust;
+use sedge_runtime::{Model, ModelOptions, Pipeline, Sample, VerifiedBundle};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Calls before the measurement, so that caches and branch predictors are warm.
+const WARM_UP: usize = 20;
+/// Enough for any quantile that is printed; bounds memory on very fast models.
+const ITERATIONS_MAX: usize = 1_000_000;
+
+/// Runs on one thread unless told otherwise. Compare figures only from one machine and one run.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A packed bundle, or an ONNX model without one.
+    #[arg(value_name = "BUNDLE|MODEL.onnx")]
+    subject: PathBuf,
+    /// Samples for a bundle; its golden samples when not given.
+    #[arg(short, long, value_name = "FILE|DIR")]
+    input: Option<PathBuf>,
+    /// How long to measure.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
+    seconds: f64,
+    /// Reference outputs for a model; MODEL.golden.npz beside it when that is there.
+    #[arg(long, value_name = "FILE.npz")]
+    golden: Option<PathBuf>,
+    /// Largest accepted difference to the reference: quanta for integer outputs, absolute for floats.
+    #[arg(long, value_name = "X")]
+    tolerance: Option<f32>,
+    #[command(flatten)]
+    trust: TrustArguments,
+    #[command(flatten)]
+    sandbox: SandboxArguments,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if !arguments.seconds.is_finite() || arguments.seconds <= 0.0 || arguments.seconds > 3600.0 {
+        bail!("--seconds is {}; give more than 0 and at most 3600", arguments.seconds);
+    }
+    if arguments.subject.extension().is_some_and(|e| e == "onnx") {
+        bench_model(arguments)
+    } else {
+        bench_bundle(arguments)
+    }
+}
+
+/// Calls `once` until the time is up.
+fn repeat(seconds: f64, mut once: impl FnMut(usize) -> Result<()>) -> Result<Duration> {
+    for i in 0..WARM_UP {
+        once(i)?;
+    }
+    let began = Instant::now();
+    let limit = Duration::from_secs_f64(seconds);
+    let mut i = 0;
+    while i < ITERATIONS_MAX && (i == 0 || began.elapsed() < limit) {
+        once(WARM_UP + i)?;
+        i += 1;
+    }
+    Ok(began.elapsed())
+}
+
+fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
+    let path = &arguments.subject;
+    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let began = Instant::now();
+    let options = ModelOptions { threads: arguments.sandbox.threads(), ..ModelOptions::default() };
+    let mut model = Model::load(&bytes, &options).with_context(|| path.display().to_string())?;
+    let load = began.elapsed();
+    let tensors = model.inputs().iter().map(random_tensor).collect::<Result<Vec<_>>>()?;
+    let views: Vec<TensorView<'_>> = tensors.iter().map(Tensor::view).collect();
+    let mut latencies = Latencies::default();
+    repeat(arguments.seconds, |i| {
+        let began = Instant::now();
+        model.run(&views)?;
+        if i >= WARM_UP {
+            latencies.push(began.elapsed());
+        }
+        Ok(())
+    })?;
+    let agreements = compare(&mut model, arguments, path)?;
+    let q = Quantiles::from(&latencies);
+    let holds = agreements.iter().all(Agreement::holds);
+    if arguments.output.output.is_json() {
+        output::json(&json!({
+            "subject": path,
+            "threads": arguments.sandbox.threads(),
+            "iterations": latencies.len(),
+            "p50_ms": q.p50_ms,
+            "p95_ms": q.p95_ms,
+            "min_ms": q.min_ms,
+            "mean_ms": q.mean_ms,
+            "throughput_per_s": 1e3 / q.mean_ms,
+            "load_ms": crate::measure::ms(load),
+            "stages": {"inference": {"p50_ms": q.p50_ms, "p95_ms": q.p95_ms, "min_ms": q.min_ms, "share": 1.0}},
+            "peak_rss_bytes": peak_rss_bytes(),
+            "golden": agreements,
+        }))?;
+    } else {
+        output::line(format!(
+            "{} on {} thread(s), {} runs",
+            path.display(),
+            arguments.sandbox.threads(),
+            latencies.len()
+        ));
+        output::line(figures(&q));
+        output::line(format!("load {:.1} ms, peak memory {}", crate::measure::ms(load), mib(peak_rss_bytes())));
+        for a in &agreements {
+            output::line(format!(
+                "{} {}: largest difference {} over {} inputs (accepted {}), {:.2} % of the elements differ",
+                if a.holds() { "agrees with" } else { "DISAGREES with" },
+                a.reference,
+                a.difference_max,
+                a.inputs,
+                a.tolerance,
+                a.unequal_share * 100.0
+            ));
+        }
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+fn compare(model: &mut Model, arguments: &Arguments, path: &Path) -> Result<Vec<Agreement>> {
+    let beside = path.with_extension("golden.npz");
+    let golden = match &arguments.golden {
+        Some(given) => given,
+        None if beside.is_file() => &beside,
+        None => return Ok(Vec::new()),
+    };
+    let integer = model.outputs().first().is_some_and(|o| o.ty != ElementType::Float32);
+    // docs/models.md gives the reasons.
+    let tolerance = arguments.tolerance.unwrap_or(if integer { 2.0 } else { 1e-4 });
+    golden_npz::compare(model, golden, tolerance)
+}
+
+fn bench_bundle(arguments: &Arguments) -> Result<ExitCode> {
+    let trust = arguments.trust.trust().unwrap_or(Trust::Unsigned);
+    if matches!(trust, Trust::Unsigned) && !arguments.output.output.is_json() {
+        output::note("measuring without a trusted key: signatures are not checked");
+    }
+    let bundle = VerifiedBundle::open(&arguments.subject, &trust)?;
+    let samples = samples(arguments, &bundle)?;
+    let began = Instant::now();
+    let mut pipeline = Pipeline::load(&bundle, &arguments.sandbox.options()?)?;
+    let load = began.elapsed();
+    let mut stages = Stages::default();
+    let meta = Meta { source: "bench".to_owned(), prediction_id: "bench".to_owned(), ..Meta::default() };
+    repeat(arguments.seconds, |i| {
+        let outcome = pipeline.process(&meta, &samples[i % samples.len()].input())?;
+        if let Some(outcome) = outcome.filter(|_| i >= WARM_UP) {
+            stages.push(&outcome.timings);
+        }
+        Ok(())
+    })?;
+    let q = Quantiles::from(&stages.total);
+    if arguments.output.output.is_json() {
+        output::json(&json!({
+            "subject": arguments.subject,
+            "bundle": bundle.manifest().bundle.name,
+            "version": bundle.manifest().bundle.version,
+            "threads": arguments.sandbox.threads(),
+            "iterations": stages.total.len(),
+            "p50_ms": q.p50_ms,
+            "p95_ms": q.p95_ms,
+            "min_ms": q.min_ms,
+            "mean_ms": q.mean_ms,
+            "throughput_per_s": 1e3 / q.mean_ms,
+            "load_ms": crate::measure::ms(load),
+            "stages": stages.json(),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }))?;
+    } else {
+        let header = &bundle.manifest().bundle;
+        let threads = arguments.sandbox.threads();
+        output::line(format!("{} {} on {threads} thread(s), {} runs", header.name, header.version, stages.total.len()));
+        output::line(figures(&q));
+        output::line(format!("load {:.1} ms, peak memory {}", crate::measure::ms(load), mib(peak_rss_bytes())));
+        output::line(stages.table());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn samples(arguments: &Arguments, bundle: &VerifiedBundle) -> Result<Vec<Sample>> {
+    let samples: Vec<Sample> = match &arguments.input {
+        Some(input) => {
+            let files = super::run::Samples::find(input)?.files;
+            files.iter().map(|f| Sample::read(f).with_context(|| f.display().to_string())).collect::<Result<_>>()?
+        }
+        None => {
+            let golden = &bundle.manifest().golden;
+            golden.iter().map(|g| Ok(Sample::new(&g.input, bundle.file(&g.input)?.to_vec()))).collect::<Result<_>>()?
+        }
+    };
+    if samples.is_empty() {
+        bail!("the bundle has no golden samples to measure with; give some with --input");
+    }
+    Ok(samples)
+}
+
+fn figures(q: &Quantiles) -> String {
+    let throughput = format!("{:.0} a second", 1e3 / q.mean_ms);
+    format!("p50 {:.4} ms, p95 {:.4} ms, min {:.4} ms, {throughput}", q.p50_ms, q.p95_ms, q.min_ms)
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The same values in every run: -1 to 1, or the whole range of an integer type.
+fn random_tensor(spec: &TensorSpec) -> Result<Tensor> {
+    let mut tensor = Tensor::empty(spec)?;
+    let elements: usize = tensor.shape.iter().map(|&d| d as usize).product();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    tensor.data = match spec.ty {
+        ElementType::Float32 => {
+            (0..elements).flat_map(|_| ((next() >> 40) as f32 / 8_388_608.0 - 1.0).to_le_bytes()).collect()
+        }
+        ElementType::Uint8 | ElementType::Int8 => (0..elements).map(|_| (next() >> 56) as u8).collect(),
+        // Indices and masks: small numbers are valid more often than random ones.
+        other => vec![0; elements * other.size_bytes()],
+    };
+    Ok(tensor)
+}
