@@ -131,7 +131,7 @@ pub(crate) fn confusion_matrix(
             let (x, y) = (LEFT + column as i32 * CELL, TOP + row as i32 * CELL);
             canvas.rectangle(x, y, CELL - GAP, CELL - GAP, color);
             if count > 0 {
-                let ink = if share > 0.1 { PAPER } else { INK };
+                let ink = if share > 0.4 { PAPER } else { INK };
                 canvas.text(x + (CELL - GAP) / 2, y + (CELL - GAP) / 2, 20.0, Align::Centre, ink, &count.to_string());
             }
         }

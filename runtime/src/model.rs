@@ -5,6 +5,7 @@
 //! inside tract is an error of the model, not the end of the process. A model can refer to no file beside itself.
 
 mod onnx;
+mod quantize;
 
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -158,7 +158,10 @@ impl Toolchain {
         if matches!(self, Self::Debian { .. }) {
             cargo.arg("-Zbuild-std=std,panic_abort");
         }
-        cargo.env("RUSTFLAGS", flags(workspace, &self.ask("--print sysroot")?)).env("CARGO_TARGET_DIR", &target_directory).current_dir(directory);
+        cargo
+            .env("RUSTFLAGS", flags(workspace, &self.ask("--print sysroot")?))
+            .env("CARGO_TARGET_DIR", &target_directory)
+            .current_dir(directory);
         let status = cargo.status().context("cargo does not start")?;
         if !status.success() {
             bail!("building {name} failed; see above");

@@ -106,7 +106,8 @@ impl Parsed {
         if onnx.len() > MODEL_BYTES_MAX {
             return Err(ModelError::TooLarge { bytes: onnx.len() });
         }
-        let framework = tract_onnx::onnx();
+        let mut framework = tract_onnx::onnx();
+        super::quantize::register(&mut framework);
         let malformed = |problem: String| ModelError::Malformed { problem };
         let proto = framework.proto_model_for_read(&mut onnx).map_err(|e| malformed(chain(&e)))?;
         let graph = proto.graph.as_ref().ok_or_else(|| malformed("the file holds no graph".to_owned()))?;
