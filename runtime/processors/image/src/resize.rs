@@ -30,25 +30,28 @@ pub(crate) fn resize(
     let rows = taps(pixels.height, height, placed.y, placed.scale_y, filter);
     let channels = pixels.channels;
     let mut planes = vec![pad; channels * width * height];
-    let mut line = vec![0.0f32; pixels.width];
+    let row_length = pixels.width * channels;
+    let mut line = vec![0.0f32; row_length];
     for (y, row) in rows.iter().enumerate() {
         if row.weights.is_empty() {
             continue;
         }
-        for c in 0..channels {
-            // Rows first, in f32 and in order, so that every target rounds alike.
-            line.fill(0.0);
-            for (k, weight) in row.weights.iter().enumerate() {
-                let source = &pixels.data[(row.first + k) * pixels.width * channels..][..pixels.width * channels];
-                for (sum, pixel) in line.iter_mut().zip(source.iter().skip(c).step_by(channels)) {
-                    *sum += weight * f32::from(*pixel);
-                }
+        // Rows first, in f32 and in order, so that every target rounds alike. The channels stay interleaved: one
+        // dense loop, which vectorises.
+        line.fill(0.0);
+        for (k, weight) in row.weights.iter().enumerate() {
+            let source = &pixels.data[(row.first + k) * row_length..][..row_length];
+            for (sum, pixel) in line.iter_mut().zip(source) {
+                *sum += weight * f32::from(*pixel);
             }
+        }
+        for c in 0..channels {
             let out = &mut planes[(c * height + y) * width..][..width];
             for (value, column) in out.iter_mut().zip(&columns) {
-                if !column.weights.is_empty() {
-                    let source = &line[column.first..][..column.weights.len()];
-                    *value = source.iter().zip(&column.weights).map(|(s, w)| s * w).sum();
+                if let Some((first, rest)) = column.weights.split_first() {
+                    let source = &line[column.first * channels + c..];
+                    let others = source.iter().step_by(channels).skip(1).zip(rest);
+                    *value = others.fold(source[0] * first, |sum, (s, w)| sum + s * w);
                 }
             }
         }
