@@ -15,7 +15,7 @@ use sedge_protocol::signature::{ENVELOPE_BYTES_MAX, KeyId, SignatureError, Trust
 use sedge_protocol::{BundleDigest, Sha256Digest};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// Files of one tar; stops an archive of endless empty entries.
@@ -390,7 +390,7 @@ impl Container {
 }
 
 fn tar_entries(file: File) -> io::Result<HashMap<String, (u64, u64)>> {
-    let mut entries = HashMap::new();
+    let (mut entries, mut padding) = (HashMap::new(), Vec::new());
     let mut archive = tar::Archive::new(file);
     for entry in archive.entries_with_seek()? {
         let entry = entry?;
@@ -401,6 +401,29 @@ fn tar_entries(file: File) -> io::Result<HashMap<String, (u64, u64)>> {
             let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
             entries.insert(name, (entry.raw_file_position(), entry.size()));
         }
+        padding.push(entry.raw_file_position() + entry.size());
     }
+    check_padding(archive.into_inner(), &padding)?;
     Ok(entries)
+}
+
+/// Between the entries, and after the last, a tar file holds nothing but zeros: no byte of a bundle goes unchecked.
+fn check_padding(mut file: File, ends: &[u64]) -> io::Result<()> {
+    const BLOCK: u64 = 512;
+    const TRAILER_BYTES_MAX: u64 = 1 << 20;
+    let length = file.metadata()?.len();
+    for (i, &end) in ends.iter().enumerate() {
+        let last = i + 1 == ends.len();
+        let until = if last { length } else { end.next_multiple_of(BLOCK) };
+        if until < end || (last && !(2 * BLOCK..=TRAILER_BYTES_MAX).contains(&(until - end))) {
+            return Err(io::Error::other(format!("it is cut off or has other data after byte {end}")));
+        }
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(end))?;
+        Read::by_ref(&mut file).take(until - end).read_to_end(&mut bytes)?;
+        if bytes.iter().any(|&b| b != 0) {
+            return Err(io::Error::other(format!("the padding after byte {end} is not zero: the file was changed")));
+        }
+    }
+    Ok(())
 }

@@ -129,8 +129,7 @@ fn compare(golden: &Golden, output: &str, expected: &[f32], tensors: &[Tensor]) 
     let mut difference_max = 0.0f32;
     for (index, (&found, &expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs();
-        // Written so that NaN fails.
-        if !(difference <= golden.atol) {
+        if difference.is_nan() || difference > golden.atol {
             return Err(GoldenError::Output {
                 input: golden.input.clone(),
                 output: output.to_owned(),

@@ -145,21 +145,22 @@ fn starting_manifest(name: &str, model: &Model) -> String {
         .collect();
     let image = match model.inputs() {
         [one] => match one.shape.as_slice() {
-            [1, c @ (1 | 3), _, _] => Some((*c, "nchw")),
-            [1, _, _, c @ (1 | 3)] => Some((*c, "nhwc")),
+            [1, c @ (1 | 3), h, w] if *h >= 16 && *w >= 16 => Some((*c, "nchw")),
+            [1, h, w, c @ (1 | 3)] if *h >= 16 && *w >= 16 => Some((*c, "nhwc")),
             _ => None,
         },
         _ => None,
     };
     let pre = match image {
         Some((channels, layout)) => format!(
-            "# Images: read on at https://docs.rs/sedge-processor-image, or in runtime/processors/image.\n\
+            "# All settings: runtime/processors/image/src/lib.rs.\n\
              component = \"builtin:image@1\"\n\n[preprocessor.config]\ncolor = \"{}\"\nlayout = \"{layout}\"\n\
              # How the model was trained: \"fixed\" for value/255, with mean and std where it had them.\nlevels = \"fixed\"\n",
             if channels == 1 { "gray" } else { "rgb" }
-        )
-        .replace("# Images: read on at https://docs.rs/sedge-processor-image, or in runtime/processors/image.\n", "# All settings: runtime/processors/image/src/lib.rs.\n"),
-        None => "# Samples are raw little-endian bytes of the input tensor.\ncomponent = \"builtin:tensor@1\"\n".to_owned(),
+        ),
+        None => {
+            "# Samples are raw little-endian bytes of the input tensor.\ncomponent = \"builtin:tensor@1\"\n".to_owned()
+        }
     };
     let (post, confidence) = match model.outputs() {
         [one] if image.is_some() => (
