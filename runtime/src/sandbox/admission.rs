@@ -117,7 +117,7 @@ pub(crate) fn check_bytes(wasm: &[u8]) -> Result<(), AdmissionError> {
     if wasm.len() > COMPONENT_BYTES_MAX {
         return Err(AdmissionError::TooLarge { bytes: wasm.len() });
     }
-    let invalid = |e: wasmparser::BinaryReaderError| AdmissionError::Invalid { problem: e.to_string() };
+    let invalid = |e: wasmparser::BinaryReaderError| AdmissionError::Invalid { problem: printable(&e.to_string()) };
     let mut functions = 0u32;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(invalid)? {
@@ -196,7 +196,8 @@ fn check_import(import: &str, stage: Stage, grants: &Grants) -> Result<(), Admis
     Err(AdmissionError::NotGranted { import: printable(import), grant: grant.name(), stage: stage.name() })
 }
 
-/// Text from a guest, made safe for a log.
+/// Text that a guest had a hand in, as one short line that is safe for a log.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+    let visible: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
+    visible.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect()
 }

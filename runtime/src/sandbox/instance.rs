@@ -388,8 +388,10 @@ fn ticks(limit: Duration) -> u64 {
     u64::try_from(limit.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).saturating_add(1)
 }
 
+/// The causes in one line, without wasmtime's backtrace: processors are shipped without names.
 fn text(e: &wasmtime::Error) -> String {
-    admission::printable(&format!("{e:#}"))
+    let causes: Vec<String> = e.chain().map(ToString::to_string).filter(|c| !c.contains("wasm backtrace")).collect();
+    admission::printable(&causes.join(": "))
 }
 
 /// Receives the calls of a built-in.
