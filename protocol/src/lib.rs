@@ -5,6 +5,7 @@
 //! async, and has never heard of an inference engine.
 
 pub mod digest;
+pub mod id;
 pub mod manifest;
 pub mod oci;
 pub mod reference;
