@@ -22,6 +22,8 @@ pub(crate) struct Agreement {
     pub(crate) tolerance: f32,
     /// Share of output elements that differ at all.
     pub(crate) unequal_share: f64,
+    /// Inputs for which both have their largest value in the same place.
+    pub(crate) same_best: usize,
 }
 
 impl Agreement {
@@ -42,15 +44,23 @@ pub(crate) fn compare(model: &mut Model, path: &Path, tolerance: f32) -> Result<
     let mut outputs = Vec::new();
     for sample in x.axis_iter(Axis(0)) {
         let values: Vec<f32> = sample.iter().copied().collect();
-        let spec = TensorSpec { shape: sample.shape().iter().map(|&d| d as i32).collect(), ..input.clone() };
+        // The file holds what goes in, not what it stands for.
+        let shape = sample.shape().iter().map(|&d| d as i32).collect();
+        let spec = TensorSpec { shape, quantization: None, ..input.clone() };
         let tensor = Tensor::from_real(&spec, &values).map_err(anyhow::Error::from)?;
         outputs.push(model.run(&[tensor.view()])?.remove(0).view().to_real(None)?);
+    }
+    if outputs.is_empty() {
+        bail!("{}: `x` holds no inputs, so nothing was compared", path.display());
     }
     let names: Vec<String> = npz.names()?;
     let mut agreements = Vec::new();
     for reference in names.iter().map(|n| n.trim_end_matches(".npy")).filter(|n| *n != "x") {
         let expected = read(&mut npz, reference, output.ty).with_context(place)?;
-        let (mut difference_max, mut unequal, mut elements) = (0.0f32, 0, 0usize);
+        if expected.shape().first() != Some(&outputs.len()) {
+            bail!("{}: {reference} has shape {:?} for {} inputs", path.display(), expected.shape(), outputs.len());
+        }
+        let (mut difference_max, mut unequal, mut elements, mut same_best) = (0.0f32, 0, 0usize, 0);
         for (found, expected) in outputs.iter().zip(expected.axis_iter(Axis(0))) {
             if found.len() != expected.len() {
                 bail!(
@@ -60,8 +70,10 @@ pub(crate) fn compare(model: &mut Model, path: &Path, tolerance: f32) -> Result<
                     found.len()
                 );
             }
+            same_best += usize::from(best(found.iter()) == best(expected.iter()));
             for (f, e) in found.iter().zip(&expected) {
-                difference_max = difference_max.max((f - e).abs());
+                let difference = (f - e).abs();
+                difference_max = if difference.is_nan() { f32::INFINITY } else { difference_max.max(difference) };
                 unequal += usize::from(f != e);
                 elements += 1;
             }
@@ -72,9 +84,18 @@ pub(crate) fn compare(model: &mut Model, path: &Path, tolerance: f32) -> Result<
             difference_max,
             tolerance,
             unequal_share: unequal as f64 / elements.max(1) as f64,
+            same_best,
         });
     }
+    if agreements.is_empty() {
+        bail!("{}: it holds no reference outputs beside `x`, so nothing was compared", path.display());
+    }
     Ok(agreements)
+}
+
+/// Place of the largest value.
+fn best<'a>(values: impl Iterator<Item = &'a f32>) -> Option<usize> {
+    values.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(i, _)| i)
 }
 
 fn read(npz: &mut NpzReader<File>, name: &str, ty: ElementType) -> Result<ArrayD<f32>> {

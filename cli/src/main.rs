@@ -43,7 +43,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    output::report_panics_once();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return output::usage(&error),
+    };
     let (format, result) = match arguments.command {
         Command::Demo(a) => (a.output.output, command::demo::run(&a)),
         Command::Run(a) => (a.output.output, command::run::run(&a)),

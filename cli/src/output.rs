@@ -75,6 +75,16 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table.lines().map(|l| l.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
+/// A panic that becomes an error is told as that error, and only there.
+pub(crate) fn report_panics_once() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !sedge_runtime::model::catches_panics() || std::env::var_os("RUST_BACKTRACE").is_some() {
+            report(panic);
+        }
+    }));
+}
+
 /// The chain of causes in one line; a cause that its parent's text already tells is not repeated.
 pub(crate) fn chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |text, cause| {
@@ -88,19 +98,26 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
     })
 }
 
+/// Help, the version, or what is wrong with the arguments; as JSON where the arguments ask for it.
+pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let json_asked = arguments.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+        || arguments.iter().any(|a| a == "--output=json" || a == "-ojson" || a == "-o=json");
+    if error.use_stderr() && json_asked {
+        let text = error.to_string();
+        let message: Vec<&str> = text.lines().take_while(|l| !l.starts_with("Usage:")).map(str::trim).collect();
+        let message = message.join(" ").trim().trim_start_matches("error: ").to_owned();
+        let _ = json(&serde_json::json!({"result": "error", "code": "usage", "message": message}));
+    } else {
+        // A reader that has gone away is no reason to panic.
+        let _ = error.print();
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 /// Tells the error and gives the exit code.
 pub(crate) fn report(format: Format, error: &anyhow::Error) -> ExitCode {
-    let refused = error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref::<BundleError>(),
-            Some(
-                BundleError::Untrusted(_)
-                    | BundleError::Damaged { .. }
-                    | BundleError::OtherDigest { .. }
-                    | BundleError::Missing { .. }
-            )
-        )
-    });
+    let refused = error.chain().any(|cause| cause.downcast_ref().is_some_and(BundleError::is_refusal));
     let (code, exit) = if refused { ("verification_failed", VERIFICATION_FAILED) } else { ("failed", FAILED) };
     if format.is_json() {
         let _ = json(&serde_json::json!({"result": "error", "code": code, "message": chain(error)}));

@@ -21,18 +21,21 @@ pub struct ParseIdError {
 
 impl ParseIdError {
     fn new(kind: &'static str, text: &str, expected: &'static str) -> Self {
-        let text = text.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        Self { kind, text, expected }
+        Self { kind, text: crate::text::visible(text, 80), expected }
     }
 }
 
-fn is_name(text: &str) -> bool {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || c == b'_' || c == b'-';
+const PLAIN: &str = "1 to 64 of A-Z, a-z, 0-9, `_` and `-`";
+const LOWER: &str = "1 to 64 of a-z, 0-9 and `-`";
+
+fn is_name(text: &str, expected: &str) -> bool {
+    let lower = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    let plain = |c: u8| lower(c) || (expected == PLAIN && (c.is_ascii_uppercase() || c == b'_'));
     (1..=NAME_LENGTH_MAX).contains(&text.len()) && text.bytes().all(plain)
 }
 
 macro_rules! name {
-    ($(#[$doc:meta])* $name:ident, $kind:literal) => {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $expected:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(String);
@@ -48,10 +51,10 @@ macro_rules! name {
             type Err = ParseIdError;
 
             fn from_str(text: &str) -> Result<Self, ParseIdError> {
-                if is_name(text) {
+                if is_name(text, $expected) {
                     return Ok(Self(text.to_owned()));
                 }
-                Err(ParseIdError::new($kind, text, "1 to 64 of A-Z, a-z, 0-9, `_` and `-`"))
+                Err(ParseIdError::new($kind, text, $expected))
             }
         }
 
@@ -84,27 +87,32 @@ macro_rules! name {
 name!(
     /// A tenant of a server; devices of one project never meet those of another.
     ProjectId,
-    "project"
+    "project",
+    PLAIN
 );
 name!(
     /// A device within its project.
     DeviceId,
-    "device id"
+    "device id",
+    PLAIN
 );
 name!(
     /// A rollout.
     RolloutId,
-    "rollout id"
+    "rollout id",
+    PLAIN
 );
 name!(
     /// Something on a device that is updated on its own: a model, the agent, the system image.
     ComponentName,
-    "component name"
+    "component name",
+    PLAIN
 );
 name!(
     /// A bundle's name, the same in every version of it.
     BundleName,
-    "bundle name"
+    "bundle name",
+    LOWER
 );
 
 /// A device as broker, certificate and topics name it: `<project>:<device>`, the certificate's common name.

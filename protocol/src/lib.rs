@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod oci;
 pub mod reference;
 pub mod signature;
+pub mod text;
 
 pub use digest::{BundleDigest, Sha256Digest};
 pub use manifest::Manifest;

@@ -6,6 +6,7 @@
 
 mod check;
 
+use crate::id::BundleName;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,8 +60,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// `[a-z0-9-]`, 1 to 64 characters.
-    pub name: String,
+    /// The same in every version.
+    pub name: BundleName,
     /// A semantic version.
     pub version: Version,
     /// An SPDX expression.

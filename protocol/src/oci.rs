@@ -28,6 +28,16 @@ pub const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 pub const TITLE: &str = "org.opencontainers.image.title";
 /// Contents of the `oci-layout` file.
 pub const LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+/// Whether these are the contents of an `oci-layout` file of the version that is read here.
+pub fn is_layout(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Layout {
+        image_layout_version: String,
+    }
+    serde_json::from_slice(bytes).is_ok_and(|l: Layout| l.image_layout_version == "1.0.0")
+}
+
 /// Longest index or image manifest that is read; stops endless data.
 pub const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
@@ -88,6 +98,20 @@ impl Index {
     /// An index of these manifests.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self { schema_version: 2, media_type: INDEX_TYPE.to_owned(), manifests }
+    }
+
+    /// Checks what no digest covers: the version, and that entries are what they claim to be.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.schema_version != 2 || self.media_type != INDEX_TYPE {
+            return Err(format!("it is not an {INDEX_TYPE} of schema version 2"));
+        }
+        match self.manifests.iter().find(|d| d.media_type != MANIFEST_TYPE) {
+            Some(odd) => Err(format!("entry {} is not an {MANIFEST_TYPE}", odd.digest.short())),
+            None => Ok(()),
+        }
     }
 
     /// The bundle's manifest: the only entry with [`BUNDLE_TYPE`].

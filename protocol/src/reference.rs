@@ -91,6 +91,12 @@ impl Reference {
         if reference.schema != SCHEMA {
             return Err(ReferenceError(format!("schema `{}` is not known; expected `{SCHEMA}`", reference.schema)));
         }
+        let classes = reference.classes.iter().map(|c| &c.label);
+        let features = reference.features.iter().map(|f| &f.name);
+        if [&reference.dataset].into_iter().chain(classes).chain(features).any(|t| crate::text::visible(t, 1024) != *t)
+        {
+            return Err(ReferenceError("a text is longer than 1024 characters or holds control characters".into()));
+        }
         for f in &reference.features {
             bins(&f.name, &f.edges, &f.counts)?;
         }

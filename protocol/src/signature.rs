@@ -4,6 +4,7 @@
 //! by update metadata, apart from this. Ed25519 throughout, verified strictly (no small-order keys, no malleable
 //! signatures).
 
+use crate::id::BundleName;
 use crate::{BundleDigest, Version};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -160,11 +161,11 @@ fn pre_authentication_encoding(payload_type: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Signs that `key`'s holder stands behind the bundle.
-pub fn sign_bundle(name: &str, version: &Version, bundle: BundleDigest, key: &SecretKey) -> Envelope {
+pub fn sign_bundle(name: &BundleName, version: &Version, bundle: BundleDigest, key: &SecretKey) -> Envelope {
     let statement = Statement {
         kind: STATEMENT_TYPE.to_owned(),
         subject: vec![Subject {
-            name: name.to_owned(),
+            name: name.to_string(),
             digest: BTreeMap::from([("sha256".to_owned(), bundle.0.hex())]),
         }],
         predicate_type: PREDICATE_TYPE.to_owned(),
@@ -310,7 +311,8 @@ mod tests {
 
     fn signed(seed: u8, bundle: BundleDigest) -> Vec<u8> {
         let key = SecretKey::from_seed([seed; 32]);
-        serde_json::to_vec(&sign_bundle("digits", &Version::new(1, 0, 0), bundle, &key)).expect("json")
+        serde_json::to_vec(&sign_bundle(&"digits".parse().expect("a name"), &Version::new(1, 0, 0), bundle, &key))
+            .expect("json")
     }
 
     fn policy(seeds: &[u8], threshold: usize) -> TrustPolicy {

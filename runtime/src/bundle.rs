@@ -8,6 +8,7 @@
 //! 4. the config is a valid packed manifest that lists exactly the layers;
 //! 5. each file has the size and digest listed.
 
+use crate::tar_index;
 use sedge_protocol::manifest::{Manifest, ManifestError, PackedManifest, Requirements, Variant};
 use sedge_protocol::oci::{self, Descriptor, ImageManifest, Index};
 use sedge_protocol::reference::{Reference, ReferenceError};
@@ -18,8 +19,6 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// Files of one tar; stops an archive of endless empty entries.
-const TAR_ENTRIES_MAX: usize = 10_000;
 /// All files of a bundle together.
 const BUNDLE_BYTES_MAX: u64 = 4 << 30;
 /// Signatures that are read.
@@ -65,7 +64,9 @@ pub enum BundleError {
         problem: String,
     },
     /// The index does not name one bundle.
-    #[error("the index names no bundle, or several; pack it again with `sedge bundle build`")]
+    #[error(
+        "index.json names no bundle, or several; fetch the bundle again, or pack it again with `sedge bundle build`"
+    )]
     NoBundle,
     /// Not signed, or not by whom it must be.
     #[error("the bundle is not trusted: {0}")]
@@ -109,6 +110,13 @@ pub enum BundleError {
         /// What each variant requires.
         variants: String,
     },
+}
+
+impl BundleError {
+    /// Whether the bundle itself is at fault: not trusted, damaged, or not what it claims to be.
+    pub const fn is_refusal(&self) -> bool {
+        !matches!(self, Self::Read { .. } | Self::NotPacked { .. } | Self::NoVariant { .. })
+    }
 }
 
 /// A bundle whose every byte was verified.
@@ -262,12 +270,13 @@ impl Container {
         let tar = if fs::metadata(path).map_err(read)?.is_dir() {
             None
         } else {
-            let entries = tar_entries(File::open(path).map_err(read)?);
-            Some(entries.map_err(|e| not_a_layout(format!("not a readable tar file: {e}")))?)
+            let entries = tar_index::read(&mut File::open(path).map_err(read)?);
+            Some(entries.map_err(|e| not_a_layout(format!("as a tar file, {e}")))?)
         };
         let container = Self { path: path.to_owned(), tar };
         match container.read("oci-layout", 4096) {
-            Ok(_) => Ok(container),
+            Ok(layout) if oci::is_layout(&layout) => Ok(container),
+            Ok(_) => Err(not_a_layout(format!("its oci-layout file does not read {}", oci::LAYOUT))),
             Err(_) if path.join("bundle.toml").is_file() => Err(BundleError::NotPacked { path: path.to_owned() }),
             Err(_) => Err(not_a_layout("there is no oci-layout file in it".to_owned())),
         }
@@ -301,7 +310,9 @@ impl Container {
         if bytes.len() as u64 > oci::DOCUMENT_BYTES_MAX {
             return Err(damaged(format!("more than {} bytes", oci::DOCUMENT_BYTES_MAX)));
         }
-        serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))
+        let index: Index = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+        index.validate().map_err(damaged)?;
+        Ok(index)
     }
 
     /// The blob that `descriptor` points at, with that size and digest.
@@ -346,7 +357,8 @@ impl Container {
     /// Envelopes of signatures over `bundle`. A signature that cannot be read is as good as none.
     fn envelopes(&self, index: &Index, bundle: BundleDigest) -> Result<Vec<Vec<u8>>, BundleError> {
         let images = index.signatures().take(SIGNATURES_MAX).filter_map(|d| self.image(d).ok());
-        let layers = images.filter(|i| i.is_about(bundle)).filter_map(|i| i.layers.into_iter().next());
+        let whole = images.filter(|i| i.is_about(bundle) && self.blob(&i.config, oci::DOCUMENT_BYTES_MAX).is_ok());
+        let layers = whole.filter_map(|i| i.layers.into_iter().next());
         Ok(layers.filter_map(|layer| self.blob(&layer, ENVELOPE_BYTES_MAX as u64).ok()).collect())
     }
 
@@ -387,43 +399,4 @@ impl Container {
             _ => BundleError::Read { path: self.path.join(name), source },
         }
     }
-}
-
-fn tar_entries(file: File) -> io::Result<HashMap<String, (u64, u64)>> {
-    let (mut entries, mut padding) = (HashMap::new(), Vec::new());
-    let mut archive = tar::Archive::new(file);
-    for entry in archive.entries_with_seek()? {
-        let entry = entry?;
-        if entries.len() >= TAR_ENTRIES_MAX {
-            return Err(io::Error::other(format!("more than {TAR_ENTRIES_MAX} entries")));
-        }
-        if entry.header().entry_type().is_file() {
-            let name = entry.path()?.to_string_lossy().trim_start_matches("./").to_owned();
-            entries.insert(name, (entry.raw_file_position(), entry.size()));
-        }
-        padding.push(entry.raw_file_position() + entry.size());
-    }
-    check_padding(archive.into_inner(), &padding)?;
-    Ok(entries)
-}
-
-/// Between the entries, and after the last, a tar file holds nothing but zeros: no byte of a bundle goes unchecked.
-fn check_padding(mut file: File, ends: &[u64]) -> io::Result<()> {
-    const BLOCK: u64 = 512;
-    const TRAILER_BYTES_MAX: u64 = 1 << 20;
-    let length = file.metadata()?.len();
-    for (i, &end) in ends.iter().enumerate() {
-        let last = i + 1 == ends.len();
-        let until = if last { length } else { end.next_multiple_of(BLOCK) };
-        if until < end || (last && !(2 * BLOCK..=TRAILER_BYTES_MAX).contains(&(until - end))) {
-            return Err(io::Error::other(format!("it is cut off or has other data after byte {end}")));
-        }
-        let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(end))?;
-        Read::by_ref(&mut file).take(until - end).read_to_end(&mut bytes)?;
-        if bytes.iter().any(|&b| b != 0) {
-            return Err(io::Error::other(format!("the padding after byte {end} is not zero: the file was changed")));
-        }
-    }
-    Ok(())
 }

@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod processor;
 pub mod sample;
 pub mod sandbox;
+mod tar_index;
 
 pub use bundle::{BundleError, VerifiedBundle};
 pub use model::{Model, ModelError, ModelOptions};

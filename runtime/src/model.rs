@@ -4,10 +4,13 @@
 //! type or shape are refused before tract sees them; an output that holds NaN is an error, not a result; a panic
 //! inside tract is an error of the model, not the end of the process. A model can refer to no file beside itself.
 
+mod edge;
 mod onnx;
 mod quantize;
 
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
+use sedge_protocol::text::one_line;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tract_core::runtime::RunOptions;
@@ -17,6 +20,7 @@ use tract_onnx::prelude::{
     DatumType, InferenceModelExt as _, TValue, TVec, TractResult, TypedSimplePlan, TypedSimpleState,
 };
 
+pub use edge::Softmax;
 pub use onnx::{OperatorCount, Summary};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.
@@ -39,9 +43,11 @@ impl Default for ModelOptions {
 
 /// A model that is ready to run.
 pub struct Model {
+    plan: Arc<TypedSimplePlan>,
     state: TypedSimpleState,
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
+    softmax: Vec<Option<Softmax>>,
     summary: Summary,
 }
 
@@ -161,7 +167,8 @@ impl Model {
         let run = RunOptions { executor: Some(executor), ..RunOptions::default() };
         let plan: Arc<TypedSimplePlan> = TypedSimplePlan::new_with_options(model, &run).map_err(rejected)?;
         let state = plan.spawn().map_err(rejected)?;
-        Ok(Self { state, inputs, outputs, summary: parsed.summary() })
+        let softmax = parsed.outputs.iter().map(|o| o.edge.softmax).collect();
+        Ok(Self { plan, state, inputs, outputs, softmax, summary: parsed.summary() })
     }
 
     /// What the model expects.
@@ -172,6 +179,11 @@ impl Model {
     /// What the model yields.
     pub fn outputs(&self) -> &[TensorSpec] {
         &self.outputs
+    }
+
+    /// The softmax that an output comes from, by the output's place.
+    pub fn softmax(&self, output: usize) -> Option<Softmax> {
+        self.softmax.get(output).copied().flatten()
     }
 
     /// What the file holds.
@@ -189,8 +201,12 @@ impl Model {
             return Err(self.wrong_inputs(inputs));
         }
         let state = &mut self.state;
-        let outputs = guarded(|| state.run(values).map_err(|e| ModelError::Run { problem: chain(&e) }))?;
-        self.outputs.iter().zip(&outputs).map(|(spec, value)| tensor(spec, value)).collect()
+        let result = guarded(|| state.run(values).map_err(|e| ModelError::Run { problem: chain(&e) }));
+        if matches!(result, Err(ModelError::Panicked { .. })) {
+            // What the panic left behind is not used again.
+            self.state = self.plan.spawn().map_err(|e| ModelError::Run { problem: chain(&e) })?;
+        }
+        self.outputs.iter().zip(&result?).map(|(spec, value)| tensor(spec, value)).collect()
     }
 
     fn wrong_inputs(&self, given: &[TensorView<'_>]) -> ModelError {
@@ -229,14 +245,12 @@ fn value(spec: &TensorSpec, given: &[TensorView<'_>]) -> Result<TValue, ModelErr
 use tract::IntoTValue as _;
 
 fn tensor(spec: &TensorSpec, value: &TValue) -> Result<Tensor, ModelError> {
-    if value.datum_type().unquantized() == DatumType::F32
-        && let Ok(values) = value.to_plain_array_view::<f32>()
-        && let Some(index) = values.iter().position(|v| v.is_nan())
-    {
-        return Err(ModelError::NotANumber { output: spec.name.clone(), index });
-    }
     let shape = value.shape().iter().map(|&d| d as u32).collect();
-    Ok(Tensor { name: spec.name.clone(), ty: spec.ty, shape, data: value.as_bytes().to_vec() })
+    let tensor = Tensor { name: spec.name.clone(), ty: spec.ty, shape, data: value.as_bytes().to_vec() };
+    match tensor.view().first_not_a_number() {
+        Some(index) => Err(ModelError::NotANumber { output: tensor.name, index }),
+        None => Ok(tensor),
+    }
 }
 
 fn specs<'a>(
@@ -252,7 +266,7 @@ fn specs<'a>(
         })?;
         let shape =
             fact.shape.iter().map(|d| d.to_i64().ok().and_then(|d| i32::try_from(d).ok()).unwrap_or(-1)).collect();
-        Ok(TensorSpec { name: port.name.clone(), ty, shape, quantization: None })
+        Ok(TensorSpec { name: port.name.clone(), ty, shape, quantization: port.edge.quantization })
     };
     declared.iter().zip(facts).map(one).collect()
 }
@@ -302,21 +316,29 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
 
 /// tract's chain of causes in one line. Its debug dumps of nodes can be long.
 fn chain(e: &tract::TractError) -> String {
-    let text = format!("{e:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.char_indices().nth(400) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    one_line(&format!("{e:#}"))
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a panic on this thread will become a [`ModelError::Panicked`], so that a panic hook need not report it.
+pub fn catches_panics() -> bool {
+    GUARDED.get()
 }
 
 /// tract checks most of what it reads with `ensure!`, but not all: a panic becomes an error.
 fn guarded<R>(call: impl FnOnce() -> Result<R, ModelError>) -> Result<R, ModelError> {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
+    GUARDED.set(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(false);
+    result.unwrap_or_else(|panic| {
         let problem = panic
             .downcast_ref::<String>()
             .cloned()
             .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
             .unwrap_or_else(|| "a panic without a message".to_owned());
-        Err(ModelError::Panicked { problem })
+        Err(ModelError::Panicked { problem: one_line(&problem) })
     })
 }

@@ -1,7 +1,7 @@
 //! Making packed bundles: an OCI image layout in a directory or a tar file.
 //!
 //! The same sources give the same bytes: no times, no owners, files in order. A layout is written beside its place and
-//! renamed, so that a power cut leaves the old one or the new one.
+//! renamed, so that a power cut leaves the old one or the new one; of a directory, the old one may then lie beside it.
 
 use crate::bundle::{BundleError, Container};
 use sedge_protocol::manifest::{FileEntry, MANIFEST_BYTES_MAX, Manifest, ManifestError, PackedManifest};
@@ -92,7 +92,7 @@ impl Layout {
             layers.push(layer);
         }
         let annotations = BTreeMap::from([
-            ("org.opencontainers.image.title".to_owned(), manifest.bundle.name.clone()),
+            ("org.opencontainers.image.title".to_owned(), manifest.bundle.name.to_string()),
             ("org.opencontainers.image.version".to_owned(), manifest.bundle.version.to_string()),
             ("org.opencontainers.image.licenses".to_owned(), manifest.bundle.license.clone()),
         ]);
@@ -176,7 +176,7 @@ impl Layout {
     }
 
     /// Writes the layout: a tar file where `path` ends in `.tar`, else a directory. A packed bundle that is there is
-    /// replaced, anything else is not touched.
+    /// replaced by one of its kind, anything else is not touched.
     ///
     /// # Errors
     /// [`PackError`] when the place is taken or cannot be written.
@@ -187,14 +187,18 @@ impl Layout {
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let beside = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let result = if path.extension().is_some_and(|e| e == "tar") {
+        // What is there stays of its kind, whatever its name.
+        let tar = if path.exists() { path.is_file() } else { path.extension().is_some_and(|e| e == "tar") };
+        let result = if tar {
             self.write_tar(&beside).and_then(|()| fs::rename(&beside, path))
         } else {
             self.write_directory(&beside).and_then(|()| {
+                let old = path.with_file_name(format!(".{name}.{}.old", std::process::id()));
                 if path.exists() {
-                    fs::remove_dir_all(path)?;
+                    fs::rename(path, &old)?;
                 }
-                fs::rename(&beside, path)
+                fs::rename(&beside, path)?;
+                if old.exists() { fs::remove_dir_all(&old) } else { Ok(()) }
             })
         };
         if result.is_err() {
@@ -212,7 +216,7 @@ impl Layout {
     }
 
     fn write_tar(&self, path: &Path) -> io::Result<()> {
-        let mut archive = tar::Builder::new(io::BufWriter::new(fs::File::create(path)?));
+        let mut archive = tar::Builder::new(io::BufWriter::new(fs::File::create_new(path)?));
         for (name, bytes) in self.entries() {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
@@ -224,6 +228,7 @@ impl Layout {
     }
 
     fn write_directory(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)?;
         fs::create_dir_all(path.join("blobs/sha256"))?;
         for (name, bytes) in self.entries() {
             let mut file = fs::File::create(path.join(name))?;

@@ -5,11 +5,11 @@ use crate::convert;
 use crate::model::{Model, ModelError, ModelOptions};
 use crate::processor::{BuiltinError, PostStage, PreStage};
 use crate::sandbox::{
-    CallError, CompileError, CompiledCode, Compiler, Grants, Limits, LogSink, MemoryProfile, PostprocessorInstance,
-    PreprocessorInstance, Sandbox, SandboxError, Setup,
+    CallError, CompileError, CompiledCode, Compiler, Grants, Limits, LogSink, MemoryProfile, OutcomeError,
+    PostprocessorInstance, PreprocessorInstance, Sandbox, SandboxError, Setup, check_outputs,
 };
 use sedge_processor_sdk::{
-    Input, Meta, ModelInfo, Payload, Quantity, Region, ScoredLabel, Tensor, TensorSpec, TensorView,
+    Input, Meta, ModelInfo, Payload, Quantity, Quantization, Region, ScoredLabel, Tensor, TensorSpec, TensorView,
 };
 use sedge_protocol::Sha256Digest;
 use sedge_protocol::manifest::{Grant, Processor, TensorDescription};
@@ -167,6 +167,9 @@ pub enum PipelineError {
     /// The model failed.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The model yields something else than the manifest says.
+    #[error("model: {0}")]
+    Outputs(OutcomeError),
 }
 
 impl PipelineError {
@@ -175,6 +178,7 @@ impl PipelineError {
         match self {
             Self::Processor(e) => e.is_sample_failure(),
             Self::Model(e) => matches!(e, ModelError::NotANumber { .. }),
+            Self::Outputs(_) => true,
         }
     }
 }
@@ -195,7 +199,7 @@ impl Pipeline {
         agree(&variant.file, "output", &manifest.output, model.outputs(), false)?;
         let digest = Sha256Digest::of(file);
         let info = ModelInfo {
-            name: manifest.bundle.name.clone(),
+            name: manifest.bundle.name.to_string(),
             version: manifest.bundle.version.to_string(),
             digest: digest.to_string(),
             inputs: manifest.input.iter().map(convert::tensor_spec).collect(),
@@ -245,6 +249,7 @@ impl Pipeline {
         let started = Instant::now();
         let tensors = self.model.run(&views)?;
         let inference = started.elapsed();
+        check_outputs(&tensors, &self.info).map_err(PipelineError::Outputs)?;
         let (outcome, after) = self.post.process(meta, &tensors, &prepared.context, &self.info)?;
         let timings = Timings {
             decode: before.decode,
@@ -303,9 +308,15 @@ fn agree(
         };
         let same = declared.shape.len() == found.shape.len()
             && declared.shape.iter().zip(&found.shape).all(|(&d, &f)| d == f || d == -1 || f == -1);
+        let of = |t: &TensorSpec| format!("{} {:?}", t.ty, t.shape);
         if declared.ty != found.ty || !same {
-            let of = |t: &TensorSpec| format!("{} {:?}", t.ty, t.shape);
             return mismatch(format!("{what} `{}`", declared.name), of(&declared), of(found));
+        }
+        if let (Some(says), Some(has)) = (declared.quantization, found.quantization)
+            && (says.zero_point != has.zero_point || (says.scale - has.scale).abs() > 1e-5 * has.scale)
+        {
+            let of = |q: Quantization| format!("scale {} and zero point {}", q.scale, q.zero_point);
+            return mismatch(format!("the quantization of {what} `{}`", declared.name), of(says), of(has));
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! A pipeline's two processors, sandboxed or built in. Both kinds are one source, and both are checked alike.
 
 use crate::sandbox::{CallError, GuestTimes, LogSink, OutcomeError, PostprocessorInstance, PreprocessorInstance};
-use crate::sandbox::{check_outcome, check_prepared, native_call};
+use crate::sandbox::{RateLimitedLog, check_outcome, check_prepared, native_call};
 use sedge_processor_classify::Classify;
 use sedge_processor_image::Image;
 use sedge_processor_sdk::{
@@ -23,13 +23,13 @@ pub struct UnknownBuiltin {
 
 /// A preprocessor of either kind.
 pub(crate) enum PreStage {
-    Builtin(Box<dyn BuiltinPre>, LogSink),
+    Builtin(Box<dyn BuiltinPre>, RateLimitedLog),
     Sandboxed(Box<PreprocessorInstance>),
 }
 
 /// A postprocessor of either kind.
 pub(crate) enum PostStage {
-    Builtin(Box<dyn BuiltinPost>, LogSink),
+    Builtin(Box<dyn BuiltinPost>, RateLimitedLog),
     Sandboxed(Box<PostprocessorInstance>),
 }
 
@@ -87,7 +87,7 @@ impl PreStage {
             }
             _ => return unknown(name, BUILTIN_PREPROCESSORS),
         };
-        Ok(Self::Builtin(stage, log))
+        Ok(Self::Builtin(stage, RateLimitedLog::new("preprocessor", log)))
     }
 
     pub(crate) fn process(
@@ -126,7 +126,7 @@ impl PostStage {
             }
             _ => return unknown(name, BUILTIN_POSTPROCESSORS),
         };
-        Ok(Self::Builtin(stage, log))
+        Ok(Self::Builtin(stage, RateLimitedLog::new("postprocessor", log)))
     }
 
     pub(crate) fn process(

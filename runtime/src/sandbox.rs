@@ -17,16 +17,17 @@ mod outcome;
 
 pub use admission::AdmissionError;
 pub use code::{CODE_VERSION, CompileError, CompiledCode, Compiler, compile_child};
+pub(crate) use host::RateLimitedLog;
 pub use host::{LogLine, LogSink};
 pub(crate) use instance::native_call;
 pub use instance::{CallError, GuestTimes, PostprocessorInstance, PreprocessorInstance, Setup};
 pub(crate) use limits::INPUT_BYTES_MAX;
 pub use limits::{Grants, Limits, MemoryProfile};
 pub use outcome::OutcomeError;
-pub(crate) use outcome::{check_outcome, check_prepared};
+pub(crate) use outcome::{check_outcome, check_outputs, check_prepared};
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 use wasmtime::{Config, Engine, ModuleVersionStrategy, OptLevel};
@@ -35,7 +36,7 @@ use wasmtime::{Config, Engine, ModuleVersionStrategy, OptLevel};
 const GUEST_STACK_BYTES: usize = 256 << 10;
 /// How often running guests are interrupted to look at their deadline.
 pub(crate) const TICK: Duration = Duration::from_millis(if cfg!(target_arch = "x86_64") { 5 } else { 10 });
-/// Ticks without a call after which the ticker sleeps, so that an idle device is not woken.
+/// Ticks without a running call after which the ticker sleeps, so that an idle device is not woken.
 const IDLE_TICKS: u32 = 200;
 
 /// One engine and the thread that interrupts its guests. There is one per process and memory profile.
@@ -45,12 +46,22 @@ pub struct Sandbox {
     ticker: Ticker,
 }
 
-/// Wakes every [`TICK`] while calls are made.
+/// Wakes every [`TICK`] while a call runs, and for a while after.
 #[derive(Default)]
 struct Ticker {
     thread: OnceLock<Thread>,
-    calls: AtomicU64,
+    /// Calls that run now. A guest that spins makes no further calls, so it is calls under way that must be counted.
+    running: AtomicUsize,
     parked: AtomicBool,
+}
+
+/// Keeps the ticker awake while a guest runs.
+pub(crate) struct Running<'a>(&'a Ticker);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// The engine could not be set up.
@@ -74,14 +85,23 @@ impl Sandbox {
             MemoryProfile::Roomy => &ROOMY,
             MemoryProfile::Tight => &TIGHT,
         };
-        if let Some(sandbox) = cell.get() {
+        // Without its ticker an engine must not be used: no guest would ever see its deadline.
+        let ready = || cell.get().filter(|s| s.ticker.thread.get().is_some());
+        if let Some(sandbox) = ready() {
             return Ok(sandbox);
         }
+        // One ticker per engine, however many threads come first.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _starting = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |source: Box<dyn std::error::Error + Send + Sync>| SandboxError { profile, source };
-        let engine = Engine::new(&config(profile).map_err(|e| failed(e.into()))?).map_err(|e| failed(e.into()))?;
-        let sandbox = cell.get_or_init(|| Self { engine, profile, ticker: Ticker::default() });
-        sandbox.start_ticker().map_err(|e| failed(e.into()))?;
-        Ok(sandbox)
+        if cell.get().is_none() {
+            let engine = Engine::new(&config(profile).map_err(|e| failed(e.into()))?).map_err(|e| failed(e.into()))?;
+            let _ = cell.set(Self { engine, profile, ticker: Ticker::default() });
+        }
+        if let Some(sandbox) = cell.get() {
+            sandbox.start_ticker().map_err(|e| failed(e.into()))?;
+        }
+        ready().ok_or_else(|| failed("its thread did not start".into()))
     }
 
     /// Its memory profile.
@@ -94,44 +114,48 @@ impl Sandbox {
     }
 
     fn start_ticker(&'static self) -> std::io::Result<()> {
-        if self.ticker.thread.get().is_some() {
-            return Ok(());
+        if self.ticker.thread.get().is_none() {
+            let builder = std::thread::Builder::new().name("sedge-epoch".into()).stack_size(64 << 10);
+            // Before its first tick the thread says who it is, so that it can always be woken.
+            let (say, hear) = std::sync::mpsc::channel();
+            builder.spawn(move || {
+                let _ = self.ticker.thread.set(std::thread::current());
+                drop(say);
+                self.tick();
+            })?;
+            let _: Result<(), _> = hear.recv();
         }
-        let handle =
-            std::thread::Builder::new().name("sedge-epoch".into()).stack_size(64 << 10).spawn(|| self.tick())?;
-        // Two racing first callers start two threads; a second ticker only shortens deadlines to half a tick.
-        let _ = self.ticker.thread.set(handle.thread().clone());
         Ok(())
     }
 
     fn tick(&self) {
-        let (mut seen, mut idle) = (0, 0);
+        let mut idle = 0;
         loop {
             std::thread::sleep(TICK);
             self.engine.increment_epoch();
-            let calls = self.ticker.calls.load(Ordering::Acquire);
-            idle = if calls == seen { idle + 1 } else { 0 };
-            seen = calls;
-            if idle >= IDLE_TICKS {
-                self.ticker.parked.store(true, Ordering::SeqCst);
-                // A call that began before the flag was seen finds it set or is seen here.
-                if self.ticker.calls.load(Ordering::SeqCst) == seen {
-                    std::thread::park();
-                }
-                self.ticker.parked.store(false, Ordering::SeqCst);
-                idle = 0;
+            idle = if self.ticker.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
+            if idle < IDLE_TICKS {
+                continue;
             }
+            // Either a call that begins now sees the flag and wakes this thread, or the call is seen here.
+            self.ticker.parked.store(true, Ordering::SeqCst);
+            while self.ticker.running.load(Ordering::SeqCst) == 0 {
+                std::thread::park();
+            }
+            self.ticker.parked.store(false, Ordering::SeqCst);
+            idle = 0;
         }
     }
 
-    /// To be called as a guest call begins and as it ends, so that the ticker runs while it lasts.
-    pub(crate) fn keep_ticking(&self) {
-        self.ticker.calls.fetch_add(1, Ordering::SeqCst);
+    /// To be held while a guest runs: without ticks it would never see its deadline.
+    pub(crate) fn running(&self) -> Running<'_> {
+        self.ticker.running.fetch_add(1, Ordering::SeqCst);
         if self.ticker.parked.load(Ordering::SeqCst)
             && let Some(thread) = self.ticker.thread.get()
         {
             thread.unpark();
         }
+        Running(&self.ticker)
     }
 }
 

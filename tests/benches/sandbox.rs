@@ -6,11 +6,16 @@ use criterion::{Criterion, criterion_group};
 use sedge_runtime::api::{
     ConfidenceKind, ConfidenceSource, ElementType, ImageFrame, Input, Meta, ModelInfo, PixelFormat, Tensor, TensorSpec,
 };
+use sedge_runtime::bundle::Trust;
+use sedge_runtime::pack::Layout;
+use sedge_runtime::pipeline::PipelineOptions;
 use sedge_runtime::sandbox::{
     CallError, CompiledCode, Compiler, Grants, Limits, MemoryProfile, PostprocessorInstance, PreprocessorInstance,
     Sandbox, Setup,
 };
+use sedge_runtime::{Pipeline, Sample, Timings, VerifiedBundle};
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -113,23 +118,51 @@ fn starts(c: &mut Criterion) {
 }
 
 /// How long after its deadline a guest that spins is gone.
-fn kill() {
+fn kill(c: &mut Criterion) {
     let spin = include_str!("../guests/noop.wat").replace("(global.set $next (i32.const 1024))", "(loop (br 0))");
     let code = guest(&spin);
     let digits = model(&[1, 1, 16, 16]);
     let grants = Grants::default();
-    let mut late = Vec::new();
-    for _ in 0..20 {
-        let limits = Limits { process: Duration::from_millis(50), ..Limits::default() };
-        let setup = Setup { limits, ..setup(&code, "{}", &digits, &grants) };
-        let mut pre = PreprocessorInstance::start(setup).expect("starts");
+    let limits = Limits { process: Duration::from_millis(50), ..Limits::default() };
+    let late = || {
+        let mut pre =
+            PreprocessorInstance::start(Setup { limits, ..setup(&code, "{}", &digits, &grants) }).expect("starts");
         let began = Instant::now();
         let answer = pre.process(&meta(), &Input::Raw(&[]));
-        late.push(began.elapsed().saturating_sub(limits.process));
         assert!(matches!(answer, Err(CallError::Deadline { .. })), "{answer:?}");
+        began.elapsed().saturating_sub(limits.process)
+    };
+    let mut group = c.benchmark_group("kill");
+    group.sample_size(20);
+    group.bench_function("time after a 50 ms deadline", |b| b.iter_custom(|n| (0..n).map(|_| late()).sum()));
+    group.finish();
+}
+
+/// Where the time of one field image goes in the digits bundle, sandboxed and built in.
+fn stages(c: &mut Criterion) {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/digits");
+    let directory = tempfile::tempdir().expect("a directory");
+    let packed = directory.path().join("digits.tar");
+    Layout::pack(&example.join("v1")).and_then(|l| l.write(&packed)).expect("it packs");
+    let bundle = VerifiedBundle::open(&packed, &Trust::Unsigned).expect("it opens");
+    let options = PipelineOptions { profile: PROFILE, ..PipelineOptions::default() };
+    let mut pipeline = Pipeline::load(&bundle, &options).expect("it loads");
+    let sample = Sample::read(&example.join("images/field/0043.png")).expect("an image");
+    let mut group = c.benchmark_group("digits, one image");
+    type Part = fn(&Timings) -> Duration;
+    let parts: [(&str, Part); 6] = [
+        ("decode", |t| t.decode),
+        ("pre", |t| t.pre),
+        ("inference", |t| t.inference),
+        ("post", |t| t.post),
+        ("crossing", |t| t.crossing),
+        ("total", |t| t.total),
+    ];
+    for (name, part) in parts {
+        let mut once = || pipeline.process(&meta(), &sample.input()).expect("runs").expect("answers").timings;
+        group.bench_function(name, |b| b.iter_custom(|n| (0..n).map(|_| part(&once())).sum()));
     }
-    late.sort();
-    println!("kill after a 50 ms deadline: median {:?} late, worst {:?}", late[late.len() / 2], late[late.len() - 1]);
+    group.finish();
 }
 
 /// Resident memory over a million calls through both digit processors.
@@ -158,10 +191,9 @@ fn memory() {
     println!("memory: {} KiB resident, {:+} KiB over a million calls", resident(), resident() - before);
 }
 
-criterion_group!(benches, calls, starts);
+criterion_group!(benches, calls, starts, kill, stages);
 
 fn main() {
-    kill();
     memory();
     benches();
     Criterion::default().configure_from_args().final_summary();

@@ -1,5 +1,5 @@
 ;; Grows its memory until it is told no.
-;;! expect: it asked for 8 MiB of memory, limits.sandbox_memory_mib is 8
+;;! expect: it asked for 9 MiB of memory, limits.sandbox_memory_mib is 8
 (module
   ;;! include _pre
   (func (export "sedge:processor/pre@0.1.0#process") (type $process)

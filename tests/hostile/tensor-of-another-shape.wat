@@ -1,5 +1,5 @@
 ;; Returns a tensor that the model does not take.
-;;! expect: the model's input is float32 [1, 1, 16, 16]
+;;! expect: bundle.toml says float32 [1, 1, 16, 16]
 (module
   ;;! include _pre
   ;;! include _answer

@@ -1,3 +1,5 @@
 //! What the tests share.
 
 pub mod component;
+pub mod onnx;
+pub mod requirement;

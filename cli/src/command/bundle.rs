@@ -1,14 +1,15 @@
 //! `sedge bundle`: from a model file to a signed bundle.
 
 use super::{SandboxArguments, TrustArguments};
-use crate::measure::{Latencies, ms};
+use crate::measure::{Latencies, ms, peak_rss_bytes};
 use crate::output::{self, FAILED, Format, OutputArguments};
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
+use sedge_protocol::id::BundleName;
 use sedge_protocol::manifest::{Grant, Limits, TensorDescription};
 use sedge_protocol::oci;
 use sedge_protocol::signature::SecretKey;
-use sedge_runtime::api::{Meta, TensorSpec};
+use sedge_runtime::api::{ElementType, Meta, TensorSpec};
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::pack::Layout;
 use sedge_runtime::{Model, ModelOptions, Pipeline, Sample, VerifiedBundle, golden};
@@ -110,14 +111,16 @@ fn tell(format: Format, value: &Value, lines: &[String]) -> Result<ExitCode> {
 fn init(directory: &Path, model_path: &Path, name: Option<&str>, format: Format) -> Result<ExitCode> {
     let bytes = std::fs::read(model_path).with_context(|| format!("{} cannot be read", model_path.display()))?;
     let model = Model::load(&bytes, &ModelOptions::default()).with_context(|| model_path.display().to_string())?;
-    let manifest = directory.join("bundle.toml");
-    if manifest.exists() {
-        bail!("{} exists already; edit it, or choose another directory", manifest.display());
+    let (manifest, copy) = (directory.join("bundle.toml"), directory.join("model.onnx"));
+    let same = |path: &Path| matches!((path.canonicalize(), model_path.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if let Some(there) = [&manifest, &copy].into_iter().find(|p| p.exists() && !same(p)) {
+        bail!("{} exists already; edit it, or choose another directory", there.display());
     }
-    std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     let name = name.map_or_else(|| plain_name(directory), str::to_owned);
+    let name: BundleName = name.parse().context("--name")?;
+    std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     std::fs::write(&manifest, starting_manifest(&name, &model)).with_context(|| manifest.display().to_string())?;
-    std::fs::write(directory.join("model.onnx"), &bytes).context("copying the model")?;
+    std::fs::write(&copy, &bytes).with_context(|| copy.display().to_string())?;
     let value = json!({"manifest": manifest, "inputs": model.inputs().len(), "outputs": model.outputs().len()});
     let lines = [
         format!("{} is a start; read it and fill in what it asks for", manifest.display()),
@@ -133,43 +136,51 @@ fn plain_name(directory: &Path) -> String {
     if plain.is_empty() { "model".to_owned() } else { plain.to_owned() }
 }
 
-fn starting_manifest(name: &str, model: &Model) -> String {
-    let tensor = |kind: &str, t: &TensorSpec| {
-        format!("[[{kind}]]\nname = {:?}\ndtype = \"{}\"\nshape = {:?}\n", t.name, t.ty, t.shape)
-    };
-    let tensors: Vec<String> = model
-        .inputs()
-        .iter()
-        .map(|t| tensor("input", t))
-        .chain(model.outputs().iter().map(|t| tensor("output", t)))
-        .collect();
-    let image = match model.inputs() {
-        [one] => match one.shape.as_slice() {
-            [1, c @ (1 | 3), h, w] if *h >= 16 && *w >= 16 => Some((*c, "nchw")),
-            [1, h, w, c @ (1 | 3)] if *h >= 16 && *w >= 16 => Some((*c, "nhwc")),
-            _ => None,
-        },
+/// How a tensor is declared in bundle.toml.
+fn declared(kind: &str, tensor: &TensorSpec) -> String {
+    let quantization = tensor.quantization.map_or(String::new(), |q| {
+        format!("quantization = {{ scale = {:?}, zero_point = {} }}\n", q.scale, q.zero_point)
+    });
+    let (name, shape) = (&tensor.name, &tensor.shape);
+    format!("[[{kind}]]\nname = {name:?}\ndtype = \"{}\"\nshape = {shape:?}\n{quantization}", tensor.ty)
+}
+
+/// Channels and layout of a model that reads one image.
+fn image(model: &Model) -> Option<(i32, &'static str)> {
+    let [input] = model.inputs() else { return None };
+    match input.shape.as_slice() {
+        [1, c @ (1 | 3), h, w] if *h >= 16 && *w >= 16 => Some((*c, "nchw")),
+        [1, h, w, c @ (1 | 3)] if *h >= 16 && *w >= 16 => Some((*c, "nhwc")),
         _ => None,
-    };
-    let pre = match image {
+    }
+}
+
+fn starting_manifest(name: &BundleName, model: &Model) -> String {
+    let inputs = model.inputs().iter().map(|t| declared("input", t));
+    let tensors: Vec<String> = inputs.chain(model.outputs().iter().map(|t| declared("output", t))).collect();
+    let pre = match image(model) {
         Some((channels, layout)) => format!(
             "# All settings: runtime/processors/image/src/lib.rs.\n\
              component = \"builtin:image@1\"\n\n[preprocessor.config]\ncolor = \"{}\"\nlayout = \"{layout}\"\n\
-             # How the model was trained: \"fixed\" for value/255, with mean and std where it had them.\nlevels = \"fixed\"\n",
-            if channels == 1 { "gray" } else { "rgb" }
+             # How the model was trained: \"fixed\" for value/255, with mean and std where it had them.\n{}",
+            if channels == 1 { "gray" } else { "rgb" },
+            if takes_bytes(&model.inputs()[0]) { "levels = \"raw\"\n" } else { "levels = \"fixed\"\n" },
         ),
         None => {
             "# Samples are raw little-endian bytes of the input tensor.\ncomponent = \"builtin:tensor@1\"\n".to_owned()
         }
     };
     let (post, confidence) = match model.outputs() {
-        [one] if image.is_some() => (
-            "component = \"builtin:classify@1\"\n\n[postprocessor.config]\ntop_k = 5\n",
-            format!(
-                "# \"scores\" when the model ends in a softmax.\n[confidence]\noutput = {:?}\nkind = \"logits\"\n\n",
-                one.name
-            ),
-        ),
+        [one] if image(model).is_some() && one.require_real().is_ok() => {
+            let (kind, why) = match model.softmax(0) {
+                Some(_) => ("scores", "The model ends in a softmax."),
+                None => ("logits", "\"scores\" when the model's output adds up to 1."),
+            };
+            (
+                "component = \"builtin:classify@1\"\n\n[postprocessor.config]\ntop_k = 5\n",
+                format!("# {why}\n[confidence]\noutput = {:?}\nkind = \"{kind}\"\n\n", one.name),
+            )
+        }
         _ => ("component = \"builtin:tensor@1\"\n", String::new()),
     };
     format!(
@@ -181,6 +192,11 @@ fn starting_manifest(name: &str, model: &Model) -> String {
         sedge_protocol::manifest::SCHEMA,
         tensors.join("\n"),
     )
+}
+
+/// Whether pixels go in as the bytes they are: unquantized uint8, or a scale that turns 0 to 255 into itself.
+fn takes_bytes(input: &TensorSpec) -> bool {
+    input.ty == ElementType::Uint8 && input.quantization.is_none_or(|q| q.scale == 1.0 && q.zero_point == 0)
 }
 
 fn secret_key(path: &Path) -> Result<SecretKey> {
@@ -203,8 +219,11 @@ fn build(directory: &Path, to: &Path, keys: &[PathBuf], format: Format) -> Resul
 fn sign(bundle: &Path, key: &Path, format: Format) -> Result<ExitCode> {
     let key = secret_key(key)?;
     // Nobody should put their name to a bundle that is damaged or malformed.
-    VerifiedBundle::open(bundle, &Trust::Unsigned)?;
+    let verified = VerifiedBundle::open(bundle, &Trust::Unsigned)?.digest();
     let mut layout = Layout::read(bundle)?;
+    if layout.digest()? != verified {
+        bail!("{} changed while it was being signed; nothing was written", bundle.display());
+    }
     layout.sign(&key)?;
     layout.write(bundle)?;
     let (digest, id) = (layout.digest()?, key.public().id());
@@ -216,6 +235,7 @@ const LATENCY_RUNS: usize = 200;
 
 fn check(path: &Path, sandbox: &SandboxArguments, format: Format) -> Result<ExitCode> {
     let bundle = VerifiedBundle::open(path, &Trust::Unsigned)?;
+    let before = peak_rss_bytes();
     let mut options = sandbox.options()?;
     // What the bundle asks for is granted: the check is about the bundle, not about a device's policy.
     options.grants_allowed = [Grant::Clock, Grant::Random, Grant::Kv].into();
@@ -223,6 +243,10 @@ fn check(path: &Path, sandbox: &SandboxArguments, format: Format) -> Result<Exit
     let results = golden::check(&mut pipeline, &bundle)?;
     let mut advice = advice(&bundle, &pipeline);
     let latency_p95_ms = latency(&mut pipeline, &bundle)?;
+    let memory_mib = peak_rss_bytes().saturating_sub(before) >> 20;
+    if memory_mib > bundle.manifest().limits.memory_mib.into() {
+        advice.push(format!("it took {memory_mib} MiB of memory here, more than limits.memory_mib"));
+    }
     let limit = bundle.manifest().limits.latency_p95_ms.get("default").copied();
     let slow = matches!((latency_p95_ms, limit), (Some(p95), Some(limit)) if p95 > limit);
     if slow {
@@ -234,6 +258,7 @@ fn check(path: &Path, sandbox: &SandboxArguments, format: Format) -> Result<Exit
         "golden": results.iter().map(|r| json!({"input": r.input, "difference_max": r.difference_max, "tolerance": r.tolerance})).collect::<Vec<_>>(),
         "latency_p95_ms": latency_p95_ms,
         "latency_limit_ms": limit,
+        "memory_mib": memory_mib,
         "advice": advice,
     });
     let worst = results.iter().map(|r| r.difference_max).fold(0.0, f32::max);
@@ -288,16 +313,21 @@ fn latency(pipeline: &mut Pipeline, bundle: &VerifiedBundle) -> Result<Option<f6
     Ok((latencies.len() > 0).then(|| latencies.quantile_ms(0.95)))
 }
 
-fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCode> {
-    let trust = trust.trust().unwrap_or(Trust::Unsigned);
-    let bundle = VerifiedBundle::open(path, &trust)?;
+/// The model as this machine loads it, or why it does not.
+fn load_here(bundle: &VerifiedBundle) -> Result<(String, Model, f64)> {
     let variant = bundle.variant()?;
     let began = std::time::Instant::now();
     let shapes = bundle.manifest().input.iter().map(|i| (i.name.clone(), i.shape.clone())).collect();
-    let model = Model::load(bundle.file(&variant.file)?, &ModelOptions { shapes, ..ModelOptions::default() })?;
-    let load_ms = ms(began.elapsed());
+    let model = Model::load(bundle.file(&variant.file)?, &ModelOptions { shapes, ..ModelOptions::default() })
+        .with_context(|| format!("variant {} ({})", variant.name, variant.file))?;
+    Ok((variant.name.clone(), model, ms(began.elapsed())))
+}
+
+fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCode> {
+    let trust = trust.trust_if_named()?;
+    let bundle = VerifiedBundle::open(path, &trust)?;
+    let model = load_here(&bundle);
     let manifest = bundle.manifest();
-    let summary = model.summary();
     if format.is_json() {
         output::json(&json!({
             "digest": bundle.digest(),
@@ -307,9 +337,10 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
             "manifest": manifest,
             "labels": bundle.labels(),
             "files": bundle.files().map(|(path, bytes)| json!({"path": path, "bytes": bytes.len()})).collect::<Vec<_>>(),
-            "variant": variant.name,
-            "model": summary,
-            "model_load_ms": load_ms,
+            "variant": model.as_ref().ok().map(|(name, ..)| name),
+            "model": model.as_ref().ok().map(|(_, model, _)| model.summary()),
+            "model_load_ms": model.as_ref().ok().map(|(.., load_ms)| load_ms),
+            "model_error": model.as_ref().err().map(output::chain),
             "reference_rows": bundle.reference().map(|r| r.rows),
         }))?;
         return Ok(ExitCode::SUCCESS);
@@ -322,9 +353,7 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
         _ => signers.join(", "),
     };
     let shape = |t: &TensorDescription| format!("{} {:?} {:?}", t.name, t.dtype, t.shape).to_lowercase();
-    let int8 = 100.0 * summary.parameters_int8 as f64 / summary.parameters.max(1) as f64;
-    let operators: Vec<String> = summary.operators.iter().map(|o| format!("{} {}", o.count, o.operator)).collect();
-    let rows = [
+    let mut rows = vec![
         ("digest", bundle.digest().to_string()),
         ("signed by", signed),
         ("about", header.description.clone()),
@@ -336,11 +365,22 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
         ("labels", bundle.labels().len().to_string()),
         ("golden samples", manifest.golden.len().to_string()),
         ("reference", bundle.reference().map_or("none".to_owned(), |r| format!("{} rows, {}", r.rows, r.dataset))),
-        ("variant here", format!("{} ({}, loads in {load_ms:.1} ms)", variant.name, variant.file)),
-        ("model", format!("{} nodes, opset {}, by {}", summary.nodes, summary.opset, summary.producer)),
-        ("weights", format!("{} values, {int8:.0} % of them in 8 bits", summary.parameters)),
-        ("operators", operators.join(", ")),
     ];
+    match &model {
+        Ok((variant, model, load_ms)) => {
+            let summary = model.summary();
+            let int8 = 100.0 * summary.parameters_int8 as f64 / summary.parameters.max(1) as f64;
+            let operators: Vec<String> =
+                summary.operators.iter().map(|o| format!("{} {}", o.count, o.operator)).collect();
+            rows.extend([
+                ("variant here", format!("{variant}, loads in {load_ms:.1} ms")),
+                ("model", format!("{} nodes, opset {}, by {}", summary.nodes, summary.opset, summary.producer)),
+                ("weights", format!("{} values, {int8:.0} % of them in 8 bits", summary.parameters)),
+                ("operators", operators.join(", ")),
+            ]);
+        }
+        Err(error) => rows.push(("model", format!("does not run here: {}", output::chain(error)))),
+    }
     output::line(output::table(&["", ""], rows.into_iter().map(|(k, v)| vec![k.to_owned(), v])));
     output::line(output::table(
         &["file", "bytes"],

@@ -1,7 +1,7 @@
 //! `sedge keys`: Ed25519 keys in the PEM forms that openssl reads.
 
 use crate::output::{self, Format, OutputArguments};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use sedge_protocol::signature::SecretKey;
 use std::fs::OpenOptions;
@@ -59,8 +59,11 @@ pub(crate) fn generate() -> Result<SecretKey> {
 }
 
 fn new(name: &Path, format: Format) -> Result<ExitCode> {
-    let key = generate()?;
     let (secret, public) = (name.with_added_extension("key"), name.with_added_extension("pub"));
+    if let Some(there) = [&secret, &public].into_iter().find(|p| p.exists()) {
+        bail!("{} exists already; keys are never overwritten", there.display());
+    }
+    let key = generate()?;
     write(&secret, 0o600, &key.to_pem()?)?;
     write(&public, 0o644, &key.public().to_pem()?)?;
     let id = key.public().id();

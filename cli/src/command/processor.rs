@@ -4,6 +4,7 @@ use crate::output::{self, Format, OutputArguments};
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use sedge_protocol::Sha256Digest;
+use sedge_protocol::text::one_line;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode};
@@ -70,6 +71,7 @@ fn componentize(module: &Path) -> Result<Vec<u8>> {
         .validate(true)
         .module(&core)
         .and_then(|mut e| e.encode())
+        .map_err(|e| anyhow::anyhow!(one_line(&format!("{e:#}"))))
         .with_context(place)
 }
 

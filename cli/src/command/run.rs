@@ -4,8 +4,10 @@ use super::{SandboxArguments, TrustArguments};
 use crate::measure::Stages;
 use crate::output::{self, FINISHED_WITH_FAILURES, OutputArguments};
 use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clap::Args;
-use sedge_runtime::api::{Meta, ScoredLabel};
+use sedge_runtime::api::{Meta, Payload, ScoredLabel};
 use sedge_runtime::{Outcome, Pipeline, Sample, VerifiedBundle};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -158,8 +160,26 @@ fn row(name: &str, expected: Option<&String>, outcome: &Outcome) -> Vec<String> 
         _ => String::new(),
     };
     let confidence = prediction.and_then(|p| p.confidence).map_or(String::new(), |c| format!("{c:.3}"));
-    let label = label.unwrap_or_else(|| format!("{} payloads", outcome.payloads.len()));
+    let label = label.unwrap_or_else(|| {
+        let one = |p: &Payload| format!("{} bytes of {}", p.body.len(), p.content_type);
+        outcome.payloads.iter().map(one).collect::<Vec<_>>().join(", ")
+    });
     vec![name.to_owned(), label, confidence, format!("{:.3}", crate::measure::ms(outcome.timings.total)), right]
+}
+
+/// The body as text where it is text, else in base64.
+fn payload_json(payload: &Payload) -> Value {
+    let textual = payload.content_type.starts_with("text/") || payload.content_type.starts_with("application/json");
+    let body = match std::str::from_utf8(&payload.body) {
+        Ok(text) if textual => json!({"text": text}),
+        _ => json!({"base64": BASE64_STANDARD.encode(&payload.body)}),
+    };
+    json!({
+        "content_type": payload.content_type,
+        "topic_suffix": payload.topic_suffix,
+        "bytes": payload.body.len(),
+        "body": body,
+    })
 }
 
 fn sample_json(name: &str, result: &Result<Outcome>) -> Value {
@@ -182,5 +202,7 @@ fn sample_json(name: &str, result: &Result<Outcome>) -> Value {
             })
         })
         .collect();
-    json!({"file": name, "predictions": predictions, "latency_ms": crate::measure::ms(outcome.timings.total)})
+    let payloads: Vec<Value> = outcome.payloads.iter().map(payload_json).collect();
+    let latency_ms = crate::measure::ms(outcome.timings.total);
+    json!({"file": name, "predictions": predictions, "payloads": payloads, "latency_ms": latency_ms})
 }

@@ -1,6 +1,7 @@
 //! What holds for every manifest beyond its syntax.
 
 use super::{Golden, Manifest, ManifestError, Processor, SCHEMA, TensorDescription};
+use crate::text::{one_line, visible};
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -16,8 +17,19 @@ const MEMORY_MIB_MAX: u32 = 64 * 1024;
 const SANDBOX_MEMORY_MIB_MAX: u32 = 256;
 const SANDBOX_MS_MAX: u32 = 60_000;
 
+/// Longest text that people read.
+const TEXT_LENGTH_MAX: usize = 1024;
+
 pub(super) fn invalid(place: impl Display, problem: impl Display) -> ManifestError {
-    ManifestError::Invalid { place: place.to_string(), problem: problem.to_string() }
+    ManifestError::Invalid { place: one_line(&place.to_string()), problem: one_line(&problem.to_string()) }
+}
+
+/// A text that is shown as it is: it must not move a terminal's cursor.
+fn shown(place: impl Display, text: &str) -> Result<(), ManifestError> {
+    if text.chars().count() <= TEXT_LENGTH_MAX && visible(text, TEXT_LENGTH_MAX) == text {
+        return Ok(());
+    }
+    Err(invalid(place, format!("is longer than {TEXT_LENGTH_MAX} characters or holds control characters")))
 }
 
 impl Manifest {
@@ -59,15 +71,16 @@ impl Manifest {
     }
 
     fn validate_header(&self) -> Result<(), ManifestError> {
-        let name = &self.bundle.name;
-        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.chars().all(fits) {
-            return Err(invalid("bundle.name", format!("`{name}` is not 1 to {NAME_LENGTH_MAX} of a-z, 0-9 and `-`")));
-        }
         if self.bundle.license.trim().is_empty() {
             return Err(invalid("bundle.license", "is empty; give an SPDX expression, `LicenseRef-…` for your own"));
         }
-        Ok(())
+        shown("bundle.license", &self.bundle.license)?;
+        shown("bundle.description", &self.bundle.description)?;
+        let origin = self.bundle.source.iter();
+        origin
+            .flat_map(|o| [Some(&o.repo), o.commit.as_ref(), o.run.as_ref()])
+            .flatten()
+            .try_for_each(|t| shown("bundle.source", t))
     }
 
     fn validate_variants(&self) -> Result<(), ManifestError> {
@@ -82,6 +95,8 @@ impl Manifest {
                     format!("`{}` is empty, long or used twice", v.name),
                 ));
             }
+            shown(format!("variant[{i}].name"), &v.name)?;
+            v.requires.arch.iter().try_for_each(|a| shown(format!("variant[{i}].requires.arch"), a))?;
             path(format!("variant[{i}].file"), &v.file)?;
         }
         Ok(())
@@ -106,6 +121,7 @@ impl Manifest {
                 return Err(invalid(format!("limits.{key}"), format!("{value} is not between 1 and {max}")));
             }
         }
+        limits.latency_p95_ms.keys().try_for_each(|target| shown("limits.latency_p95_ms", target))?;
         match limits.latency_p95_ms.iter().find(|(_, ms)| !ms.is_finite() || **ms <= 0.0) {
             Some((target, ms)) => {
                 Err(invalid(format!("limits.latency_p95_ms.{target}"), format!("{ms} is no duration")))
@@ -116,6 +132,7 @@ impl Manifest {
 
     fn validate_golden(&self, i: usize, golden: &Golden) -> Result<(), ManifestError> {
         path(format!("golden[{i}].input"), &golden.input)?;
+        golden.label.iter().try_for_each(|l| shown(format!("golden[{i}].label"), l))?;
         if golden.label.is_none() && golden.expect.is_empty() {
             return Err(invalid(format!("golden[{i}]"), "expects nothing; give `label`, `expect` or both"));
         }
@@ -152,6 +169,7 @@ fn tensors(key: &str, tensors: &[TensorDescription], open_allowed: bool) -> Resu
         if t.name.is_empty() || t.name.len() > 256 || !names.insert(&t.name) {
             return Err(invalid(format!("{key}[{i}].name"), format!("`{}` is empty, long or used twice", t.name)));
         }
+        shown(format!("{key}[{i}].name"), &t.name)?;
         let place = format!("{key}[{i}].shape");
         if t.shape.len() > DIMENSIONS_MAX {
             return Err(invalid(place, format!("{} dimensions; at most {DIMENSIONS_MAX}", t.shape.len())));

@@ -49,7 +49,8 @@ fn a_good_manifest_names_its_files() {
 fn each_fault_is_named_with_its_place() {
     for (from, to, expected) in [
         ("sedge.bundle/1", "sedge.bundle/9", "schema: `sedge.bundle/9` is not known"),
-        ("name = \"digits\"", "name = \"Digits!\"", "bundle.name: `Digits!`"),
+        ("name = \"digits\"", "name = \"Digits!\"", "`Digits!` is not a bundle name"),
+        ("license = \"MIT\"", "license = \"MIT\"\ndescription = \"\\u001b[2Ksigned\"", "bundle.description"),
         ("version = \"1.0.0\"", "version = \"one\"", "version"),
         ("license = \"MIT\"", "license = \" \"", "bundle.license"),
         ("license = \"MIT\"", "licence = \"MIT\"", "unknown field `licence`"),

@@ -33,6 +33,26 @@ impl TensorSpec {
     }
 }
 
+impl TensorSpec {
+    /// Checks that the stored values stand for real ones: floats as they are, integers by their quantization.
+    ///
+    /// # Errors
+    /// [`Error::InvalidConfig`] for integers without a quantization.
+    pub fn require_real(&self) -> Result<(), Error> {
+        let float = matches!(
+            self.ty,
+            ElementType::Float16 | ElementType::Bfloat16 | ElementType::Float32 | ElementType::Float64
+        );
+        if float || self.quantization.is_some() {
+            return Ok(());
+        }
+        Err(Error::InvalidConfig(format!(
+            "tensor {} is {} and has no quantization; give its scale and zero_point in bundle.toml",
+            self.name, self.ty
+        )))
+    }
+}
+
 impl Tensor {
     /// A tensor of this name, type and shape whose data is still to be filled.
     ///
@@ -80,6 +100,37 @@ impl Tensor {
 }
 
 impl TensorView<'_> {
+    /// Place of the first NaN; `None` also for types that have none.
+    pub fn first_not_a_number(&self) -> Option<usize> {
+        self.first(|bits, infinite| bits > infinite)
+    }
+
+    /// Place of the first NaN or infinity; `None` also for types that have neither.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        self.first(|bits, infinite| bits >= infinite)
+    }
+
+    /// The first value whose bits without the sign, against those of infinity, are odd.
+    fn first(&self, odd: impl Fn(u64, u64) -> bool) -> Option<usize> {
+        let sixteen = |infinite: u16| {
+            let bits = |b: &[u8; 2]| u16::from_le_bytes(*b) & 0x7fff;
+            self.data.as_chunks().0.iter().position(|b| odd(bits(b).into(), infinite.into()))
+        };
+        match self.ty {
+            ElementType::Float32 => {
+                let bits = |b: &[u8; 4]| u32::from_le_bytes(*b) & 0x7fff_ffff;
+                self.data.as_chunks().0.iter().position(|b| odd(bits(b).into(), 0x7f80_0000))
+            }
+            ElementType::Float64 => {
+                let bits = |b: &[u8; 8]| u64::from_le_bytes(*b) & (u64::MAX >> 1);
+                self.data.as_chunks().0.iter().position(|b| odd(bits(b), 0x7ff << 52))
+            }
+            ElementType::Float16 => sixteen(0x7c00),
+            ElementType::Bfloat16 => sixteen(0x7f80),
+            _ => None,
+        }
+    }
+
     /// The stored values as real ones, dequantized where `quantization` is given.
     ///
     /// # Errors
@@ -125,6 +176,24 @@ mod tests {
         assert_eq!(stored, [-3, -1, -128, 127]);
         let real = t.view().to_real(s.quantization).expect("int8");
         assert_eq!(&real[..2], [0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_is_no_number_is_found_in_every_float() {
+        let find = |ty, data: &[u8]| {
+            let view = TensorView { name: "x", ty, shape: &[2], data };
+            (view.first_not_a_number(), view.first_not_finite())
+        };
+        let f32s = |v: f32| [1f32.to_le_bytes(), v.to_le_bytes()].concat();
+        let f64s = |v: f64| [1f64.to_le_bytes(), v.to_le_bytes()].concat();
+        assert_eq!(find(ElementType::Float32, &f32s(-f32::NAN)), (Some(1), Some(1)));
+        assert_eq!(find(ElementType::Float32, &f32s(f32::NEG_INFINITY)), (None, Some(1)));
+        assert_eq!(find(ElementType::Float32, &f32s(f32::MAX)), (None, None));
+        assert_eq!(find(ElementType::Float64, &f64s(f64::NAN)), (Some(1), Some(1)));
+        assert_eq!(find(ElementType::Float64, &f64s(f64::INFINITY)), (None, Some(1)));
+        assert_eq!(find(ElementType::Float16, &[0, 0x3c, 1, 0xfe]), (Some(1), Some(1)));
+        assert_eq!(find(ElementType::Bfloat16, &[0x80, 0x3f, 0x80, 0xff]), (None, Some(1)));
+        assert_eq!(find(ElementType::Int8, &[0xff, 0xff]), (None, None));
     }
 
     #[test]

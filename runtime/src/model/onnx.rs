@@ -1,14 +1,17 @@
 //! What is read from an ONNX file before tract plans it.
 
+use super::edge::{Edge, Edges};
 use super::{MODEL_BYTES_MAX, ModelError, chain};
+use sedge_protocol::text::{one_line, visible};
 use std::collections::{BTreeMap, BTreeSet};
 use tract_onnx::pb;
 use tract_onnx::prelude::{DatumType, Framework as _, InferenceModel};
 
 /// Deeper nesting of subgraphs (If, Loop, Scan) is refused.
 const SUBGRAPH_DEPTH_MAX: usize = 8;
-/// More nodes are refused; the largest vision models have a few thousand.
-const NODES_MAX: usize = 100_000;
+/// More nodes are refused: tract's planning takes time with their square, and the largest vision models have a few
+/// thousand.
+const NODES_MAX: usize = 10_000;
 
 /// How often an operator occurs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -37,12 +40,14 @@ pub(super) struct Port {
     pub(super) name: String,
     pub(super) datum_type: Option<DatumType>,
     pub(super) type_name: String,
+    /// What the nodes beside it tell.
+    pub(super) edge: Edge,
     /// Sizes; `None` where open. No list at all where the file does not tell the rank.
     shape: Option<Vec<Option<i64>>>,
 }
 
 impl Port {
-    fn of(info: &pb::ValueInfoProto) -> Self {
+    fn of(info: &pb::ValueInfoProto, edge: Edge) -> Self {
         let tensor = info.r#type.as_ref().and_then(|t| t.value.as_ref()).and_then(|v| match v {
             pb::type_proto::Value::TensorType(t) => Some(t),
             #[allow(unreachable_patterns)]
@@ -61,6 +66,7 @@ impl Port {
             name: info.name.clone(),
             datum_type: ty.and_then(|t| DatumType::try_from(t).ok()),
             type_name: ty.map_or_else(|| format!("code {code}"), |t| format!("{t:?}").to_lowercase()),
+            edge,
             shape,
         }
     }
@@ -119,8 +125,15 @@ impl Parsed {
             });
         }
         let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str())).map(Port::of).collect();
-        let outputs: Vec<Port> = graph.output.iter().map(Port::of).collect();
+        let edges = Edges::of(graph);
+        let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str()));
+        let inputs = inputs.map(|i| Port::of(i, edges.input(&i.name))).collect();
+        let outputs: Vec<Port> = graph.output.iter().map(|o| Port::of(o, edges.output(&o.name))).collect();
+        let yielded: BTreeSet<&str> = graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
+        let given = |name: &str| constants.contains(name) || graph.input.iter().any(|i| i.name == name);
+        if let Some(lost) = outputs.iter().find(|o| !yielded.contains(o.name.as_str()) && !given(&o.name)) {
+            return Err(malformed(format!("no node yields the output `{}`", visible(&lost.name, 100))));
+        }
         if outputs.is_empty() {
             return Err(malformed("the graph has no output".to_owned()));
         }
@@ -149,13 +162,13 @@ impl Parsed {
         let mut counts = BTreeMap::new();
         let graph = self.proto.graph.as_ref();
         for node in graph.iter().flat_map(|g| &g.node) {
-            *counts.entry(node.op_type.clone()).or_insert(0) += 1;
+            *counts.entry(visible(&node.op_type, 100)).or_insert(0) += 1;
         }
         let elements = |t: &pb::TensorProto| t.dims.iter().map(|&d| d.max(0) as u64).product::<u64>();
         let int8 = [pb::tensor_proto::DataType::Int8 as i32, pb::tensor_proto::DataType::Uint8 as i32];
         let weights = || graph.iter().flat_map(|g| &g.initializer);
         Summary {
-            producer: format!("{} {}", self.proto.producer_name, self.proto.producer_version).trim().to_owned(),
+            producer: one_line(&format!("{} {}", self.proto.producer_name, self.proto.producer_version)),
             opset: self.proto.opset_import.iter().filter(|o| o.domain.is_empty()).map(|o| o.version).max().unwrap_or(0),
             nodes: graph.map_or(0, |g| g.node.len()),
             parameters: weights().map(elements).sum(),
@@ -185,7 +198,8 @@ impl Check<'_> {
         for node in &graph.node {
             if !self.framework.op_register.0.contains_key(&node.op_type) {
                 let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
-                self.unsupported.insert(format!("{} ({})", node.op_type, name.map_or("?", String::as_str)));
+                let text = format!("{} ({})", node.op_type, name.map_or("?", String::as_str));
+                self.unsupported.insert(visible(&text, 100));
             }
             for attribute in &node.attribute {
                 attribute.t.iter().chain(&attribute.tensors).try_for_each(tensor)?;
@@ -201,10 +215,12 @@ impl Check<'_> {
 fn tensor(tensor: &pb::TensorProto) -> Result<(), ModelError> {
     let external = tensor.data_location == Some(pb::tensor_proto::DataLocation::External as i32);
     if external || !tensor.external_data.is_empty() {
-        return Err(ModelError::ExternalData { tensor: tensor.name.clone() });
+        return Err(ModelError::ExternalData { tensor: visible(&tensor.name, 100) });
     }
     if tensor.dims.iter().any(|&d| d < 0) {
-        return Err(ModelError::Malformed { problem: format!("`{}` has a negative dimension", tensor.name) });
+        return Err(ModelError::Malformed {
+            problem: format!("`{}` has a negative dimension", visible(&tensor.name, 100)),
+        });
     }
     Ok(())
 }

@@ -105,12 +105,21 @@ struct QuantizeLinear {
 
 impl QuantizeLinear {
     /// Dense runs of elements that share a scale and a zero point.
-    fn each_run<T>(&self, shape: &[usize], values: &[f32], out: &mut [T], min: i32, narrow: impl Fn(i32) -> T + Copy) {
+    fn each_run<T>(
+        &self,
+        shape: &[usize],
+        values: &[f32],
+        out: &mut [T],
+        min: i32,
+        narrow: impl Fn(i32) -> T + Copy,
+    ) -> TractResult<()> {
         let run = if self.parameters.len() == 1 { values.len() } else { shape[self.axis + 1..].iter().product() };
         let runs = values.chunks(run.max(1)).zip(out.chunks_mut(run.max(1)));
         for ((values, out), &(scale, zero_point)) in runs.zip(self.parameters.iter().cycle()) {
-            quantize(values, out, f32::from_bits(scale), zero_point, min, narrow);
+            let sound = quantize(values, out, f32::from_bits(scale), zero_point, min, narrow);
+            ensure!(sound, "a value to quantize is NaN: the model or its input is not numerically sound");
         }
+        Ok(())
     }
 }
 
@@ -132,24 +141,35 @@ impl EvalOp for QuantizeLinear {
         let mut output = Tensor::zero_dt(self.ty, input.shape())?;
         let mut out = output.try_as_plain_ram_mut()?;
         if self.ty == u8::datum_type() {
-            self.each_run(input.shape(), values, out.as_slice_mut::<u8>()?, u8::MIN.into(), |q| q as u8);
+            self.each_run(input.shape(), values, out.as_slice_mut::<u8>()?, u8::MIN.into(), |q| q as u8)?;
         } else {
-            self.each_run(input.shape(), values, out.as_slice_mut::<i8>()?, i8::MIN.into(), |q| q as i8);
+            self.each_run(input.shape(), values, out.as_slice_mut::<i8>()?, i8::MIN.into(), |q| q as i8)?;
         }
         Ok(tvec!(output.into_tvalue()))
     }
 }
 
-/// `min` is the smallest stored value; the largest is 255 above it.
-fn quantize<T>(values: &[f32], out: &mut [T], scale: f32, zero_point: i32, min: i32, narrow: impl Fn(i32) -> T) {
+/// `min` is the smallest stored value; the largest is 255 above it. Whether no value was NaN, which would come out as
+/// the smallest.
+fn quantize<T>(
+    values: &[f32],
+    out: &mut [T],
+    scale: f32,
+    zero_point: i32,
+    min: i32,
+    narrow: impl Fn(i32) -> T,
+) -> bool {
     // Bounds in steps from the zero point: small enough that adding 1.5 * 2^23 rounds to an integer, half to even,
     // in the processor's own rounding mode, with nothing but additions, which vectorise everywhere.
     const MAGIC: f32 = 12_582_912.0;
     let (low, high) = ((min - zero_point) as f32, (min + 255 - zero_point) as f32);
+    let mut sound = true;
     for (value, out) in values.iter().zip(out) {
+        sound &= !value.is_nan();
         let steps = (value / scale).max(low).min(high);
         *out = narrow(((steps + MAGIC) - MAGIC) as i32 + zero_point);
     }
+    sound
 }
 
 impl TypedOp for QuantizeLinear {
@@ -191,6 +211,7 @@ mod tests {
         let mut out = [0u8; 9];
         quantize(&values, &mut out, 0.5, 3, 0, |q| q as u8);
         assert_eq!(out, [3, 5, 5, 3, 1, 255, 0, 255, 0]);
+        assert!(!quantize(&[1.0, f32::NAN], &mut [0u8; 2], 0.5, 3, 0, |q| q as u8), "NaN is seen");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::limits::Grants;
 use sedge_protocol::manifest::Grant;
+use sedge_protocol::text::one_line;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
 /// Larger components are refused: compiling them costs a device its memory and time.
@@ -117,7 +118,7 @@ pub(crate) fn check_bytes(wasm: &[u8]) -> Result<(), AdmissionError> {
     if wasm.len() > COMPONENT_BYTES_MAX {
         return Err(AdmissionError::TooLarge { bytes: wasm.len() });
     }
-    let invalid = |e: wasmparser::BinaryReaderError| AdmissionError::Invalid { problem: printable(&e.to_string()) };
+    let invalid = |e: wasmparser::BinaryReaderError| AdmissionError::Invalid { problem: one_line(&e.to_string()) };
     let mut functions = 0u32;
     for payload in Parser::new(0).parse_all(wasm) {
         match payload.map_err(invalid)? {
@@ -161,7 +162,7 @@ pub(crate) fn check_type(
         return Err(AdmissionError::WrongExports {
             expected: format!("{PACKAGE}{}@0.1.0", stage.export()),
             stage: stage.name(),
-            found: if exports.is_empty() { "nothing".to_owned() } else { printable(&exports.join(", ")) },
+            found: if exports.is_empty() { "nothing".to_owned() } else { one_line(&exports.join(", ")) },
         });
     }
     Ok(())
@@ -187,17 +188,11 @@ fn check_import(import: &str, stage: Stage, grants: &Grants) -> Result<(), Admis
             } else {
                 ""
             };
-            return Err(AdmissionError::UnknownImport { import: printable(import), hint });
+            return Err(AdmissionError::UnknownImport { import: one_line(import), hint });
         }
     };
     if grants.has(grant) {
         return Ok(());
     }
-    Err(AdmissionError::NotGranted { import: printable(import), grant: grant.name(), stage: stage.name() })
-}
-
-/// Text that a guest had a hand in, as one short line that is safe for a log.
-pub(crate) fn printable(text: &str) -> String {
-    let visible: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(400).collect();
-    visible.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(200).collect()
+    Err(AdmissionError::NotGranted { import: one_line(import), grant: grant.name(), stage: stage.name() })
 }

@@ -7,6 +7,7 @@
 use super::admission::{self, AdmissionError};
 use super::{MemoryProfile, Sandbox, SandboxError};
 use sedge_protocol::Sha256Digest;
+use sedge_protocol::text::one_line;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -87,7 +88,10 @@ impl Compiler {
     /// When the operating system does not tell which program is running.
     pub fn this_program(arguments: &[&str]) -> std::io::Result<Self> {
         let arguments = arguments.iter().map(OsString::from).collect();
-        Ok(Self::Child { program: std::env::current_exe()?, arguments })
+        // Linux's own link to the running program holds also after an update has replaced its file.
+        let link = PathBuf::from("/proc/self/exe");
+        let program = if link.exists() { link } else { std::env::current_exe()? };
+        Ok(Self::Child { program, arguments })
     }
 
     /// Checks and compiles a component.
@@ -116,7 +120,11 @@ impl CompiledCode {
     ///
     /// # Errors
     /// [`CompileError::Altered`] when the bytes have another digest.
-    pub fn from_recorded(bytes: Vec<u8>, recorded: Sha256Digest) -> Result<Self, CompileError> {
+    ///
+    /// # Safety
+    /// The code will run with all rights of this process: `recorded` must be the [`CompiledCode::digest`] of code that
+    /// this program compiled, kept where nobody else writes.
+    pub unsafe fn from_recorded(bytes: Vec<u8>, recorded: Sha256Digest) -> Result<Self, CompileError> {
         let digest = Sha256Digest::of(&bytes);
         if digest != recorded {
             return Err(CompileError::Altered { recorded, found: digest });
@@ -186,7 +194,7 @@ fn compile_in(mut command: Command, wasm: &[u8]) -> Result<Vec<u8>, CompileError
         (false, ..) => Err(CompileError::Child(format!("took more than {} s", CHILD_WALL.as_secs()))),
         (true, Ok(status), Ok(Ok(code)), _) if status.success() && !code.is_empty() => Ok(code),
         (true, Ok(status), _, errors) => {
-            let text = admission::printable(String::from_utf8_lossy(&errors).trim());
+            let text = one_line(String::from_utf8_lossy(&errors).trim());
             Err(CompileError::Child(format!(
                 "ended with {status} (limits: {} MiB, {CHILD_CPU_S} s): {text}",
                 CHILD_MEMORY_BYTES >> 20
@@ -206,10 +214,16 @@ pub fn compile_child(profile: MemoryProfile) -> Result<(), CompileError> {
     for (resource, limit) in
         [(libc::RLIMIT_CPU, CHILD_CPU_S), (libc::RLIMIT_DATA, CHILD_MEMORY_BYTES), (libc::RLIMIT_CORE, 0)]
     {
-        let limit = libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t };
-        // SAFETY: `limit` is a valid rlimit that outlives the call.
-        if unsafe { libc::setrlimit(resource, &raw const limit) } != 0 {
-            return Err(failed(std::io::Error::last_os_error()));
+        let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `old` is a valid rlimit to write to, and outlives the call.
+        let known = unsafe { libc::getrlimit(resource, &raw mut old) } == 0;
+        // Whoever started this process may have set a lower limit, which cannot be raised.
+        let limit = if known { old.rlim_max.min(limit as libc::rlim_t) } else { limit as libc::rlim_t };
+        let new = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+        // SAFETY: `new` is a valid rlimit that outlives the call.
+        if unsafe { libc::setrlimit(resource, &raw const new) } != 0 {
+            let e = std::io::Error::last_os_error();
+            return Err(CompileError::Child(format!("cannot bound its own resources to {limit}: {e}")));
         }
     }
     let mut wasm = Vec::new();
@@ -234,7 +248,9 @@ mod tests {
     #[test]
     fn altered_code_is_refused() {
         let recorded = Sha256Digest::of(b"code");
-        assert!(CompiledCode::from_recorded(b"code".to_vec(), recorded).is_ok());
-        assert!(matches!(CompiledCode::from_recorded(b"cOde".to_vec(), recorded), Err(CompileError::Altered { .. })));
+        // SAFETY: what is made here is not run.
+        let read = |bytes: &[u8]| unsafe { CompiledCode::from_recorded(bytes.to_vec(), recorded) };
+        assert!(read(b"code").is_ok());
+        assert!(matches!(read(b"cOde"), Err(CompileError::Altered { .. })));
     }
 }

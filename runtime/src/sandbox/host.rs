@@ -1,9 +1,9 @@
 //! What the host does for a guest: the log, marks, and the three interfaces that can be granted.
 
-use super::admission::printable;
 use super::bindings::pre::sedge::processor::{clock, kv, log, random, sample, trace, types};
 use super::limits::{INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use sedge_processor_sdk::{Level, Phase};
+use sedge_protocol::text::{one_line, visible};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +44,13 @@ impl RateLimitedLog {
         Self { sink, stage, window: Instant::now(), lines: 0, dropped: 0 }
     }
 
+    /// This log with its count of lines, leaving a silent one.
+    pub(crate) fn take(&mut self) -> Self {
+        let silent =
+            Self { sink: self.sink.clone(), stage: self.stage, window: self.window, lines: u32::MAX, dropped: 0 };
+        std::mem::replace(self, silent)
+    }
+
     pub(crate) fn line(&mut self, level: Level, text: &str) {
         if self.lines >= LOG_LINES_PER_SECOND {
             if self.window.elapsed() < Duration::from_secs(1) {
@@ -58,7 +65,7 @@ impl RateLimitedLog {
         while !text.is_char_boundary(end) {
             end -= 1;
         }
-        let text = text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text = visible(&text[..end], LOG_LINE_BYTES_MAX);
         (self.sink)(&LogLine { stage: self.stage, level, text, dropped: std::mem::take(&mut self.dropped) });
     }
 }
@@ -89,32 +96,57 @@ pub(crate) struct HostState {
     /// Set when the guest asked for more memory than it may have, so that the trap can say so.
     pub(crate) memory_denied: Option<usize>,
     memory_bytes_max: usize,
+    /// Of all memories of the guest.
+    memory_bytes: usize,
     started: Instant,
-    kv: HashMap<String, Vec<u8>>,
-    kv_bytes: usize,
+    kv: KeyValues,
+}
+
+/// What outlives an instance: a guest that traps does not get a fresh allowance of log lines, nor lose its store.
+pub(crate) struct Kept {
+    pub(crate) log: RateLimitedLog,
+    kv: KeyValues,
+}
+
+#[derive(Default)]
+struct KeyValues {
+    values: HashMap<String, Vec<u8>>,
+    bytes: usize,
+}
+
+impl Kept {
+    pub(crate) fn new(stage: &'static str, sink: LogSink) -> Self {
+        Self { log: RateLimitedLog::new(stage, sink), kv: KeyValues::default() }
+    }
 }
 
 impl HostState {
-    pub(crate) fn new(stage: &'static str, sink: LogSink, memory_bytes_max: u64) -> Self {
+    pub(crate) fn new(kept: Kept, memory_bytes_max: u64) -> Self {
         Self {
-            log: RateLimitedLog::new(stage, sink),
+            log: kept.log,
             marks: Marks::default(),
             memory_denied: None,
             memory_bytes_max: usize::try_from(memory_bytes_max).unwrap_or(usize::MAX),
+            memory_bytes: 0,
             started: Instant::now(),
-            kv: HashMap::new(),
-            kv_bytes: 0,
+            kv: kept.kv,
         }
+    }
+
+    pub(crate) fn into_kept(self) -> Kept {
+        Kept { log: self.log, kv: self.kv }
     }
 }
 
 impl wasmtime::ResourceLimiter for HostState {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired <= self.memory_bytes_max {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = (self.memory_bytes - current.min(self.memory_bytes)).saturating_add(desired);
+        if total <= self.memory_bytes_max {
+            self.memory_bytes = total;
             return Ok(true);
         }
         // Trap rather than let the guest see -1: a guest that retries for ever would burn its whole deadline.
-        self.memory_denied = Some(desired);
+        self.memory_denied = Some(total);
         Err(wasmtime::Error::msg("more memory than the limit"))
     }
 
@@ -168,20 +200,21 @@ impl trace::Host for HostState {
 
 impl kv::Host for HostState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<Vec<u8>>> {
-        Ok(self.kv.get(&key).cloned())
+        Ok(self.kv.values.get(&key).cloned())
     }
 
     fn set(&mut self, key: String, value: Vec<u8>) -> wasmtime::Result<Result<(), String>> {
-        let old = self.kv.get(&key).map_or(0, |v| key.len() + v.len());
-        let bytes = self.kv_bytes - old + key.len() + value.len();
+        let KeyValues { values, bytes: held } = &mut self.kv;
+        let old = values.get(&key).map_or(0, |v| key.len() + v.len());
+        let bytes = *held - old + key.len() + value.len();
         if bytes > KV_BYTES_MAX {
             return Ok(Err(format!("the store would hold {bytes} bytes; at most {KV_BYTES_MAX}")));
         }
-        if old == 0 && !self.kv.contains_key(&key) && self.kv.len() >= KV_KEYS_MAX {
+        if !values.contains_key(&key) && values.len() >= KV_KEYS_MAX {
             return Ok(Err(format!("the store holds {KV_KEYS_MAX} keys already")));
         }
-        self.kv.insert(key, value);
-        self.kv_bytes = bytes;
+        values.insert(key, value);
+        *held = bytes;
         Ok(Ok(()))
     }
 }
@@ -199,7 +232,41 @@ impl random::Host for HostState {
             return Err(wasmtime::Error::msg(format!("{n} random bytes asked for; at most {RANDOM_BYTES_MAX} a call")));
         }
         let mut bytes = vec![0; n as usize];
-        getrandom::fill(&mut bytes).map_err(|e| wasmtime::Error::msg(printable(&e.to_string())))?;
+        getrandom::fill(&mut bytes).map_err(|e| wasmtime::Error::msg(one_line(&e.to_string())))?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wasmtime::ResourceLimiter as _;
+
+    fn state() -> HostState {
+        HostState::new(Kept::new("preprocessor", Arc::new(|_| {})), 8 << 20)
+    }
+
+    #[test]
+    fn the_limit_holds_for_all_memories_of_a_guest_together() {
+        let mut state = state();
+        assert!(state.memory_growing(0, 5 << 20, None).is_ok_and(|grows| grows));
+        assert!(state.memory_growing(0, 2 << 20, None).is_ok_and(|grows| grows));
+        assert!(state.memory_growing(2 << 20, 3 << 20, None).is_ok_and(|grows| grows));
+        assert!(state.memory_growing(5 << 20, 6 << 20, None).is_err(), "5 and 3 MiB are all there is");
+        assert_eq!(state.memory_denied, Some(9 << 20));
+    }
+
+    #[test]
+    fn the_store_is_bounded_and_outlives_the_instance() {
+        let mut state = state();
+        assert_eq!(kv::Host::set(&mut state, "k".into(), vec![1; 10]).ok(), Some(Ok(())));
+        let full = kv::Host::set(&mut state, "l".into(), vec![0; KV_BYTES_MAX]);
+        assert!(full.is_ok_and(|r| r.is_err_and(|e| e.contains("at most 65536"))));
+        let mut next = HostState::new(state.into_kept(), 8 << 20);
+        assert_eq!(kv::Host::get(&mut next, "k".into()).ok().flatten(), Some(vec![1; 10]));
+        for i in 1..KV_KEYS_MAX {
+            assert_eq!(kv::Host::set(&mut next, i.to_string(), vec![]).ok(), Some(Ok(())));
+        }
+        assert!(kv::Host::set(&mut next, "more".into(), vec![]).is_ok_and(|r| r.is_err()));
     }
 }

@@ -8,22 +8,25 @@ mod worlds;
 
 use super::admission::{self, AdmissionError, Stage};
 use super::code::{CompileError, CompiledCode};
-use super::host::{HostState, LogSink, Marks, RateLimitedLog};
+use super::host::{HostState, Kept, LogSink, Marks, RateLimitedLog};
 use super::limits::{Grants, HOSTCALL_BYTES_MAX, INPUT_BYTES_MAX, Limits, MemoryProfile, TIGHT_MEMORY_BYTES_MAX};
 use super::outcome::OutcomeError;
 use super::{Sandbox, TICK};
 use sedge_processor_sdk::{
     Error, HostCalls, Input, Level, Meta, ModelInfo, Outcome, Phase, Prepared, TensorView, with_host,
 };
+use sedge_protocol::text::one_line;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Store, Trap};
 use worlds::{PostWorld, PreWorld, World};
 
-/// Restarts within [`RESTART_WINDOW`] after which a processor is given up.
+/// Failures within [`RESTART_WINDOW`], with no answer in between, after which a processor is given up. A sample that
+/// no processor could survive costs one restart and not the pipeline.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
@@ -260,8 +263,10 @@ struct Instance<W: World> {
     config: String,
     model: ModelInfo,
     limits: Limits,
-    log: LogSink,
     live: Option<(W, Store<HostState>)>,
+    /// Present while no instance is live.
+    kept: Option<Kept>,
+    /// Since the last answer.
     failures: VecDeque<Instant>,
     last_failure: String,
 }
@@ -290,8 +295,8 @@ impl<W: World> Instance<W> {
             config: setup.config.to_owned(),
             model: setup.model.clone(),
             limits: setup.limits,
-            log: setup.log,
             live: None,
+            kept: Some(Kept::new(name, setup.log)),
             failures: VecDeque::new(),
             last_failure: String::new(),
         };
@@ -300,22 +305,32 @@ impl<W: World> Instance<W> {
     }
 
     /// Instantiates and configures, within the time for configuration.
-    fn instantiate(&self) -> Result<(W, Store<HostState>), CallError> {
-        let state = HostState::new(self.stage, self.log.clone(), self.limits.memory_bytes);
+    fn instantiate(&mut self) -> Result<(W, Store<HostState>), CallError> {
+        let kept = self.kept.take().ok_or(CallError::Start { stage: self.stage, problem: "it runs already".into() })?;
+        let state = HostState::new(kept, self.limits.memory_bytes);
         let mut store = Store::new(self.sandbox.engine(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
         store.epoch_deadline_trap();
         store.set_epoch_deadline(ticks(self.limits.configure));
-        self.sandbox.keep_ticking();
+        let running = self.sandbox.running();
         let configured = W::instantiate(&self.prepared, &mut store)
             .and_then(|world| Ok((world.configure(&mut store, &self.config, &self.model)?, world)));
-        self.sandbox.keep_ticking();
-        match configured {
-            Ok((Ok(()), world)) => Ok((world, store)),
-            Ok((Err(error), _)) => Err(CallError::Refused { stage: self.stage, error }),
-            Err(e) => Err(self.classify(&e, store.data(), self.limits.configure)),
-        }
+        drop(running);
+        let error = match configured {
+            Ok((Ok(()), world)) => return Ok((world, store)),
+            Ok((Err(error), _)) => CallError::Refused { stage: self.stage, error },
+            Err(e) => self.classify(&e, store.data(), self.limits.configure),
+        };
+        self.failed(store, &error);
+        Err(error)
+    }
+
+    /// The store may be poisoned: it is dropped, and only what is kept outside the guest goes on.
+    fn failed(&mut self, store: Store<HostState>, error: &CallError) {
+        self.kept = Some(store.into_data().into_kept());
+        self.failures.push_back(Instant::now());
+        self.last_failure = error.to_string();
     }
 
     fn call<R>(
@@ -328,22 +343,21 @@ impl<W: World> Instance<W> {
         };
         store.data_mut().marks = Marks::default();
         store.set_epoch_deadline(ticks(self.limits.process));
-        self.sandbox.keep_ticking();
+        let running = self.sandbox.running();
         let began = Instant::now();
         let result = call(&world, &mut store);
         let ended = Instant::now();
-        self.sandbox.keep_ticking();
+        drop(running);
         match result {
             Ok(answer) => {
                 let times = GuestTimes::of(began, ended, &store.data().marks);
                 self.live = Some((world, store));
+                self.failures.clear();
                 answer.map(|a| (a, times)).map_err(|error| CallError::Refused { stage: self.stage, error })
             }
-            // The store is poisoned; it is dropped here.
             Err(e) => {
                 let error = self.classify(&e, store.data(), self.limits.process);
-                self.failures.push_back(ended);
-                self.last_failure = error.to_string();
+                self.failed(store, &error);
                 Err(error)
             }
         }
@@ -372,7 +386,11 @@ impl<W: World> Instance<W> {
     fn classify(&self, e: &wasmtime::Error, state: &HostState, limit: Duration) -> CallError {
         let stage = self.stage;
         if let Some(asked) = state.memory_denied {
-            return CallError::Memory { stage, asked_mib: asked >> 20, limit_mib: self.limits.memory_bytes >> 20 };
+            return CallError::Memory {
+                stage,
+                asked_mib: asked.div_ceil(1 << 20),
+                limit_mib: self.limits.memory_bytes >> 20,
+            };
         }
         match e.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => CallError::Deadline { stage, limit_ms: limit.as_millis() },
@@ -391,7 +409,7 @@ fn ticks(limit: Duration) -> u64 {
 /// The causes in one line, without wasmtime's backtrace: processors are shipped without names.
 fn text(e: &wasmtime::Error) -> String {
     let causes: Vec<String> = e.chain().map(ToString::to_string).filter(|c| !c.contains("wasm backtrace")).collect();
-    admission::printable(&causes.join(": "))
+    one_line(&causes.join(": "))
 }
 
 /// Receives the calls of a built-in.
@@ -412,21 +430,26 @@ impl HostCalls for NativeHost {
     }
 }
 
-/// Calls a built-in with the same log, marks and times as a sandboxed processor.
+/// Calls a built-in with the same log, marks and times as a sandboxed processor. A panic is its failure, not the end of
+/// the process.
 pub(crate) fn native_call<R>(
     stage: &'static str,
-    log: &LogSink,
+    log: &mut RateLimitedLog,
     call: impl FnOnce() -> Result<R, Error>,
 ) -> Result<(R, GuestTimes), CallError> {
-    let log = RefCell::new(RateLimitedLog::new(stage, log.clone()));
-    let host = Rc::new(NativeHost { marks: Cell::default(), log });
+    let host = Rc::new(NativeHost { marks: Cell::default(), log: RefCell::new(log.take()) });
     let began = Instant::now();
-    let result = with_host(host.clone(), call);
+    let result = catch_unwind(AssertUnwindSafe(|| with_host(host.clone(), call)));
     let ended = Instant::now();
     let mut marks = host.marks.get();
     marks.entered = Some(began);
     marks.leaving = Some(ended);
-    result.map(|r| (r, GuestTimes::of(began, ended, &marks))).map_err(|error| CallError::Refused { stage, error })
+    *log = host.log.borrow_mut().take();
+    match result {
+        Ok(Ok(answer)) => Ok((answer, GuestTimes::of(began, ended, &marks))),
+        Ok(Err(error)) => Err(CallError::Refused { stage, error }),
+        Err(_) => Err(CallError::Trapped { stage, problem: "it panicked; this is a defect of the built-in".into() }),
+    }
 }
 
 /// Every host interface works on the guest's whole [`HostState`].

@@ -2,6 +2,7 @@
 
 use super::limits::CONTEXT_BYTES_MAX;
 use sedge_processor_sdk::{ModelInfo, Outcome, Payload, Prediction, Prepared, Tensor, TensorSpec};
+use sedge_protocol::text::visible;
 
 const PREDICTIONS_MAX: usize = 1024;
 const LABELS_MAX: usize = 1024;
@@ -24,8 +25,8 @@ pub enum OutcomeError {
         /// Names needed.
         expected: String,
     },
-    /// A tensor of another type or shape than the model's.
-    #[error("tensor `{tensor}` is {given}; the model's input is {expected}")]
+    /// A tensor of another type or shape than declared.
+    #[error("tensor `{tensor}` is {given}; bundle.toml says {expected}")]
     WrongTensor {
         /// Its name.
         tensor: String,
@@ -103,15 +104,8 @@ pub(crate) fn check_prepared(prepared: &Prepared, model: &ModelInfo) -> Result<(
 }
 
 fn check_tensor(tensor: &Tensor, spec: &TensorSpec) -> Result<(), OutcomeError> {
-    let same = |(&given, &wanted): (&u32, &i32)| wanted == -1 || i64::from(given) == i64::from(wanted);
-    if tensor.ty != spec.ty || tensor.shape.len() != spec.shape.len() || !tensor.shape.iter().zip(&spec.shape).all(same)
-    {
-        let shape: Vec<u32> = tensor.shape.iter().copied().take(8).collect();
-        return Err(OutcomeError::WrongTensor {
-            tensor: shorten(&tensor.name),
-            given: format!("{} {shape:?}", tensor.ty),
-            expected: format!("{} {:?}", spec.ty, spec.shape),
-        });
+    if !fits(tensor, spec) {
+        return Err(wrong_tensor(tensor, spec));
     }
     let bytes = tensor.shape.iter().try_fold(tensor.ty.size_bytes(), |n, &d| n.checked_mul(d as usize));
     if bytes != Some(tensor.data.len()) {
@@ -123,19 +117,39 @@ fn check_tensor(tensor: &Tensor, spec: &TensorSpec) -> Result<(), OutcomeError> 
             found: tensor.data.len(),
         });
     }
-    if tensor.ty == sedge_processor_sdk::ElementType::Float32 {
-        let values = tensor.data.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
-        // Adding zeros keeps this to one pass without a branch per element; only NaN and infinity are left over.
-        if values.clone().map(|v| v * 0.0).sum::<f32>() != 0.0
-            && let Some((i, value)) = values.enumerate().find(|(_, v)| !v.is_finite())
-        {
-            return Err(OutcomeError::NotFinite {
-                what: format!("tensor `{}`, element {i}", shorten(&tensor.name)),
-                value: value.into(),
-            });
+    match tensor.view().first_not_finite() {
+        Some(i) => Err(OutcomeError::NotFinite {
+            what: format!("tensor `{}`, element {i}", shorten(&tensor.name)),
+            value: tensor.view().to_real(None).ok().and_then(|v| v.get(i).copied()).map_or(f64::NAN, f64::from),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The model's outputs, where a size was left open in the model and the manifest names it.
+pub(crate) fn check_outputs(tensors: &[Tensor], model: &ModelInfo) -> Result<(), OutcomeError> {
+    let declared = |t: &&Tensor| model.outputs.iter().find(|o| o.name == t.name);
+    let pairs = tensors.iter().filter_map(|t| Some((t, declared(&t)?)));
+    for (tensor, spec) in pairs {
+        if !fits(tensor, spec) {
+            return Err(wrong_tensor(tensor, spec));
         }
     }
     Ok(())
+}
+
+fn fits(tensor: &Tensor, spec: &TensorSpec) -> bool {
+    let same = |(&given, &wanted): (&u32, &i32)| wanted == -1 || i64::from(given) == i64::from(wanted);
+    tensor.ty == spec.ty && tensor.shape.len() == spec.shape.len() && tensor.shape.iter().zip(&spec.shape).all(same)
+}
+
+fn wrong_tensor(tensor: &Tensor, spec: &TensorSpec) -> OutcomeError {
+    let shape: Vec<u32> = tensor.shape.iter().copied().take(8).collect();
+    OutcomeError::WrongTensor {
+        tensor: shorten(&tensor.name),
+        given: format!("{} {shape:?}", tensor.ty),
+        expected: format!("{} {:?}", spec.ty, spec.shape),
+    }
 }
 
 /// Predictions and payloads of one sample.
@@ -209,5 +223,5 @@ fn fraction(what: impl FnOnce() -> String, value: f32) -> Result<(), OutcomeErro
 }
 
 fn shorten(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
+    visible(text, 64)
 }

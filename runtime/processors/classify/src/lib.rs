@@ -62,6 +62,7 @@ impl Postprocessor for Classify {
                 )));
             }
         };
+        evidence.require_real()?;
         Ok(Self { config, evidence: evidence.clone(), kind, labels: model.labels.clone() })
     }
 
@@ -82,8 +83,12 @@ impl Postprocessor for Classify {
         if let Some(bad) = scores.iter().position(|s| !s.is_finite()) {
             return Err(Error::InvalidInput(format!("output {}: class {bad} is {}", tensor.name, scores[bad])));
         }
-        if self.kind == ConfidenceKind::Logits {
-            softmax(&mut scores);
+        match self.kind {
+            ConfidenceKind::Logits => softmax(&mut scores),
+            // The scale of quantized scores is rounded: the surest can come out a hair above 1.
+            ConfidenceKind::Scores => {
+                scores.iter_mut().filter(|s| (1.0..1.01).contains(*s)).for_each(|s| *s = 1.0);
+            }
         }
         let mut order: Vec<usize> = (0..scores.len()).collect();
         // Ties go to the lower class, so that native and sandboxed runs agree.
@@ -159,6 +164,19 @@ mod tests {
         let p = run(r#"{"threshold": 0.3}"#, ConfidenceKind::Scores, &[0.2, 0.4, 0.4]).expect("valid");
         let classes: Vec<_> = p.labels.iter().map(|l| (l.index, l.score)).collect();
         assert_eq!(classes, [(1, 0.4), (2, 0.4)]);
+    }
+
+    #[test]
+    fn integers_need_a_quantization() {
+        let mut model = model(ConfidenceKind::Scores);
+        model.outputs[0].ty = ElementType::Int8;
+        let e = Classify::configure("{}", &model).err().expect("no scale").to_string();
+        assert!(e.contains("tensor y is int8 and has no quantization"), "{e}");
+        model.outputs[0].quantization = Some(sedge_processor_sdk::Quantization { scale: 0.00393, zero_point: -128 });
+        let mut classify = Classify::configure("{}", &model).expect("a scale");
+        let tensor = Tensor::from_real(&model.outputs[0], &[0.0, 1.1, 0.5]).expect("valid");
+        let outcome = classify.process(&Meta::default(), &[tensor.view()], "").expect("valid");
+        assert_eq!(outcome.predictions[0].confidence, Some(1.0));
     }
 
     #[test]

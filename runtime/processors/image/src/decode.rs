@@ -23,10 +23,23 @@ pub(crate) fn decode(frame: &ImageFrame<'_>, gray: bool, pixels_max: u64) -> Res
     Ok(if gray == (pixels.channels == 1) {
         pixels
     } else if gray {
-        Pixels { channels: 1, data: pixels.data.as_chunks().0.iter().copied().map(luma).collect(), ..pixels }
+        Pixels { channels: 1, data: narrow(pixels.data, |[r, g, b]| [luma([r, g, b])]), ..pixels }
     } else {
         Pixels { channels: 3, data: pixels.data.iter().flat_map(|&v| [v; 3]).collect(), ..pixels }
     })
+}
+
+/// Turns pixels of `N` bytes into pixels of `M` in place: a second copy of a large image might not fit into the sandbox.
+fn narrow<const N: usize, const M: usize>(mut data: Vec<u8>, pixel: impl Fn([u8; N]) -> [u8; M]) -> Vec<u8> {
+    const { assert!(M <= N, "a wider pixel would run over those to come") };
+    let pixels = data.len() / N;
+    for i in 0..pixels {
+        let mut wide = [0; N];
+        wide.copy_from_slice(&data[i * N..][..N]);
+        data[i * M..][..M].copy_from_slice(&pixel(wide));
+    }
+    data.truncate(pixels * M);
+    data
 }
 
 /// Luma of ITU-R BT.601, in integers so that it is the same everywhere.
@@ -46,10 +59,15 @@ fn check_size(width: u64, height: u64, pixels_max: u64) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the PNG decoder may take beside the picture: its rows and ancillary chunks.
+const PNG_BYTES_MAX: usize = 4 << 20;
+
 fn png(data: &[u8], pixels_max: u64) -> Result<Pixels, Error> {
     let invalid = |e: png::DecodingError| Error::InvalidInput(format!("not a readable PNG: {e}"));
-    let limits = png::Limits { bytes: usize::try_from(pixels_max.saturating_mul(8)).unwrap_or(usize::MAX) };
-    let mut decoder = png::Decoder::new_with_limits(std::io::Cursor::new(data), limits);
+    let mut decoder = png::Decoder::new_with_limits(std::io::Cursor::new(data), png::Limits { bytes: PNG_BYTES_MAX });
+    // Nothing here reads them, and a small file can hold large ones.
+    decoder.set_ignore_iccp_chunk(true);
+    decoder.set_ignore_text_chunk(true);
     decoder.set_transformations(png::Transformations::normalize_to_color8());
     let header = decoder.read_header_info().map_err(invalid)?;
     check_size(header.width.into(), header.height.into(), pixels_max)?;
@@ -63,9 +81,9 @@ fn png(data: &[u8], pixels_max: u64) -> Result<Pixels, Error> {
     // Alpha is dropped, not blended: models are trained on what the camera saw.
     let (channels, data) = match info.color_type {
         png::ColorType::Grayscale => (1, data),
-        png::ColorType::GrayscaleAlpha => (1, data.chunks_exact(2).map(|p| p[0]).collect()),
+        png::ColorType::GrayscaleAlpha => (1, narrow(data, |[v, _]| [v])),
         png::ColorType::Rgb => (3, data),
-        png::ColorType::Rgba => (3, data.chunks_exact(4).flat_map(|p| [p[0], p[1], p[2]]).collect()),
+        png::ColorType::Rgba => (3, narrow(data, |[r, g, b, _]| [r, g, b])),
         png::ColorType::Indexed => return Err(Error::Internal("a palette was not expanded".into())),
     };
     Ok(Pixels { width: info.width as usize, height: info.height as usize, channels, data })

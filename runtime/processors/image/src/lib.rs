@@ -11,8 +11,11 @@
 //! levels = "fixed"               # fixed: value/255; stretch: darkest 0, brightest 1 in each image; raw: 0 to 255
 //! mean = [0.485, 0.456, 0.406]   # subtracted after levels, one per channel or one for all; default none
 //! std = [0.229, 0.224, 0.225]    # divided by after that; default none
-//! pixels_max = 16777216          # larger images are refused before a byte is allocated for them
+//! pixels_max = 2097152           # larger images are refused before a byte is allocated for them
 //! ```
+//! An image of `pixels_max` pixels must fit into `limits.sandbox_memory_mib` when it is decoded, which takes up to 12
+//! bytes a pixel: 2 Mpx (Full HD) fit into the default of 32 MiB, 12 Mpx need 160.
+//!
 //! Width, height, channels and element type are the model's. The context for the postprocessor is a JSON object with
 //! the source size and where the picture lies in the tensor: `{"width","height","x","y","scale_x","scale_y"}`.
 
@@ -21,8 +24,8 @@ mod resize;
 
 use decode::Pixels;
 use sedge_processor_sdk::{
-    Error, Input, Meta, ModelInfo, Phase, Prepared, Preprocessor, Tensor, TensorSpec, export_preprocessor, mark,
-    parse_config,
+    ElementType, Error, Input, Meta, ModelInfo, Phase, Prepared, Preprocessor, Tensor, TensorSpec, export_preprocessor,
+    mark, parse_config,
 };
 use serde::Deserialize;
 
@@ -87,7 +90,7 @@ impl Default for Config {
             levels: Levels::Fixed,
             mean: Vec::new(),
             std: Vec::new(),
-            pixels_max: 1 << 24,
+            pixels_max: 1 << 21,
         }
     }
 }
@@ -131,6 +134,10 @@ impl Preprocessor for Image {
                 )));
             }
         };
+        // Bytes that take pixels as they are need no scale; everything else has to be a real value first.
+        if !(spec.ty == ElementType::Uint8 && config.levels == Levels::Raw) {
+            spec.require_real()?;
+        }
         let channels = channels as usize;
         let mean = per_channel("mean", &config.mean, channels, 0.0)?;
         let std = per_channel("std", &config.std, channels, 1.0)?;
@@ -147,8 +154,9 @@ impl Preprocessor for Image {
         let pixels = decode::decode(frame, self.config.color == Color::Gray, self.config.pixels_max)?;
         mark(Phase::Decoded);
         let placed = self.place(&pixels);
-        let mut planes = resize::resize(&pixels, &placed, self.width, self.height, self.config.resize, PAD);
-        self.normalise(&mut planes);
+        let (mut planes, filled) = resize::resize(&pixels, &placed, self.width, self.height, self.config.resize, PAD);
+        drop(pixels.data);
+        self.normalise(&mut planes, &filled);
         let values = self.arrange(planes);
         let context = format!(
             r#"{{"width":{},"height":{},"x":{},"y":{},"scale_x":{},"scale_y":{}}}"#,
@@ -175,16 +183,20 @@ impl Image {
         }
     }
 
-    /// Levels, then mean and std. `planes` holds one plane after the other.
-    fn normalise(&self, planes: &mut [f32]) {
+    /// Levels, then mean and std. `planes` holds one plane after the other; the picture fills a part of each.
+    fn normalise(&self, planes: &mut [f32], filled: &resize::Filled) {
         match self.config.levels {
             Levels::Raw => {}
             Levels::Fixed => planes.iter_mut().for_each(|v| *v /= 255.0),
             Levels::Stretch => {
-                let min = planes.iter().copied().fold(f32::INFINITY, f32::min);
-                let max = planes.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                // The picture alone says what is dark and bright; padding takes its place between them.
+                let (mut min, mut max) = (f32::INFINITY, f32::NEG_INFINITY);
+                for line in planes.chunks_exact(self.width * self.height).flat_map(|p| filled.lines(p, self.width)) {
+                    min = line.iter().copied().fold(min, f32::min);
+                    max = line.iter().copied().fold(max, f32::max);
+                }
                 let range = max - min;
-                let stretch = |v: f32| if range < FLAT { 0.0 } else { (v - min) / range };
+                let stretch = |v: f32| if range < FLAT { 0.0 } else { ((v - min) / range).clamp(0.0, 1.0) };
                 planes.iter_mut().for_each(|v| *v = stretch(*v));
             }
         }

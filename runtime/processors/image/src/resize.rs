@@ -1,7 +1,9 @@
-//! Separable resampling. Pixel centres are at half coordinates, and the edge repeats, as in OpenCV and Pillow.
+//! Separable resampling. Pixel centres are at half coordinates and the edge repeats, as in OpenCV; bilinear reads two
+//! pixels along each axis, also where it shrinks.
 
 use crate::Filter;
 use crate::decode::Pixels;
+use std::ops::Range;
 
 /// Where the picture lies in the tensor: tensor = picture * scale + offset, in pixels.
 pub(crate) struct Placed {
@@ -11,13 +13,36 @@ pub(crate) struct Placed {
     pub(crate) scale_y: f32,
 }
 
+/// The part of a plane that the picture fills.
+pub(crate) struct Filled {
+    columns: Range<usize>,
+    rows: Range<usize>,
+}
+
+impl Filled {
+    fn of(columns: &[Taps], rows: &[Taps]) -> Self {
+        let range = |taps: &[Taps]| {
+            let first = taps.iter().position(|t| !t.weights.is_empty()).unwrap_or(0);
+            first..taps.iter().rposition(|t| !t.weights.is_empty()).map_or(first, |last| last + 1)
+        };
+        Self { columns: range(columns), rows: range(rows) }
+    }
+
+    /// Its lines within a plane.
+    pub(crate) fn lines<'a>(&self, plane: &'a [f32], width: usize) -> impl Iterator<Item = &'a [f32]> {
+        let columns = self.columns.clone();
+        self.rows.clone().map(move |y| &plane[y * width..][columns.clone()])
+    }
+}
+
 /// The source pixels that make up one output pixel along one axis; none where the output lies in the padding.
 struct Taps {
     first: usize,
     weights: Vec<f32>,
 }
 
-/// Resamples into planes of `width * height` values from 0 to 255, one plane per channel.
+/// Resamples into planes of `width * height` values from 0 to 255, one plane per channel, and tells which part of each
+/// is picture.
 pub(crate) fn resize(
     pixels: &Pixels,
     placed: &Placed,
@@ -25,7 +50,7 @@ pub(crate) fn resize(
     height: usize,
     filter: Filter,
     pad: f32,
-) -> Vec<f32> {
+) -> (Vec<f32>, Filled) {
     let columns = taps(pixels.width, width, placed.x, placed.scale_x, filter);
     let rows = taps(pixels.height, height, placed.y, placed.scale_y, filter);
     let channels = pixels.channels;
@@ -56,7 +81,7 @@ pub(crate) fn resize(
             }
         }
     }
-    planes
+    (planes, Filled::of(&columns, &rows))
 }
 
 fn taps(source: usize, target: usize, offset: f32, scale: f32, filter: Filter) -> Vec<Taps> {

@@ -127,6 +127,15 @@ fn letterbox_pads_and_tells_where_the_picture_lies() {
 }
 
 #[test]
+fn padding_does_not_count_as_dark_or_bright() {
+    let dark = frame(4, 2, PixelFormat::Gray8, 4, &[10, 20, 30, 40, 10, 20, 30, 40]);
+    let config = r#"{"color":"gray","fit":"letterbox","levels":"stretch"}"#;
+    let values = run(config, &[1, 1, 4, 4], &dark).expect("valid");
+    assert_eq!(&values[..4], [1.0; 4], "padding is brighter than the picture, and no brighter than 1");
+    assert_eq!(&values[4..8], [0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0]);
+}
+
+#[test]
 fn integers_go_through_the_quantization_of_the_model() {
     let quantization = Some(Quantization { scale: 1.0 / 255.0, zero_point: -128 });
     let model = model(&[1, 1, 1, 3], ElementType::Int8, quantization);
@@ -137,8 +146,22 @@ fn integers_go_through_the_quantization_of_the_model() {
 }
 
 #[test]
+fn integers_without_a_quantization_are_refused() {
+    for (ty, config, fits) in [
+        (ElementType::Int8, r#"{"color": "gray"}"#, false),
+        (ElementType::Int8, r#"{"color": "gray", "levels": "raw"}"#, false),
+        (ElementType::Uint8, r#"{"color": "gray"}"#, false),
+        (ElementType::Uint8, r#"{"color": "gray", "levels": "raw"}"#, true),
+    ] {
+        let configured = Image::configure(config, &model(&[1, 1, 2, 2], ty, None));
+        assert_eq!(configured.is_ok(), fits, "{ty} {config}");
+    }
+}
+
+#[test]
 fn bad_images_and_settings_are_named() {
     let png = encode_png(3, 2, png::ColorType::Grayscale, png::BitDepth::Eight, &[0; 6]);
+    let vast = encode_png(4096, 4096, png::ColorType::Grayscale, png::BitDepth::One, &vec![0; 4096 * 512]);
     let gray = r#"{"color": "gray"}"#;
     let limited = r#"{"color": "gray", "pixels_max": 5}"#;
     let shape: &[i32] = &[1, 1, 2, 2];
@@ -156,6 +179,13 @@ fn bad_images_and_settings_are_named() {
         ("not an image", gray, shape, Input::Text("7"), "the sample is text"),
         ("channels", gray, &[1, 3, 2, 2], Input::Text("7"), "color and layout ask for [1, 1, height, width]"),
         ("setting", r#"{"colour": "gray"}"#, shape, Input::Text("7"), "unknown field `colour`"),
+        (
+            "vast png",
+            gray,
+            shape,
+            encoded(PixelFormat::Png, &vast),
+            "4096 x 4096 pixels, more than pixels_max = 2097152",
+        ),
         ("zero std", r#"{"color": "gray", "std": [0]}"#, shape, Input::Text("7"), "std holds a 0"),
     ] {
         let e = run(config, shape, &input).expect_err(name);

@@ -118,7 +118,7 @@ macro_rules! conversions {
 
             /// The guest's message, bounded and without control characters.
             pub(super) fn error(e: wit::Error) -> api::Error {
-                let text = |m: String| m.chars().map(|c| if c.is_control() { ' ' } else { c }).take(500).collect();
+                let text = |m: String| sedge_protocol::text::visible(&m, 500);
                 match e {
                     wit::Error::InvalidConfig(m) => api::Error::InvalidConfig(text(m)),
                     wit::Error::InvalidInput(m) => api::Error::InvalidInput(text(m)),
