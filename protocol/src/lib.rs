@@ -4,8 +4,10 @@
 //! Everything here is a value or a pure function over bytes. This crate has no clock, no disk, no network and no
 //! async, and has never heard of an inference engine.
 
+pub mod cbor;
 pub mod digest;
 pub mod id;
+pub mod limits;
 pub mod manifest;
 pub mod oci;
 pub mod reference;
