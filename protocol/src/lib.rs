@@ -9,9 +9,11 @@ pub mod digest;
 pub mod id;
 pub mod limits;
 pub mod manifest;
+pub mod message;
 pub mod oci;
 pub mod reference;
 pub mod signature;
+pub mod topic;
 
 pub use digest::{BundleDigest, Sha256Digest};
 pub use manifest::Manifest;

@@ -31,6 +31,8 @@ pub const CHUNK_BYTES_TARGET: usize = 64 * 1024;
 pub const CHUNK_BYTES_MAX: usize = 112 * 1024;
 /// Most chunks of one bundle (at the target size 4 GiB); bounds a device's bitmap to 8 KiB.
 pub const CHUNKS_MAX: u32 = 65_536;
+/// Most lanes on which a bundle's chunks are sent.
+pub const LANES_MAX: u16 = 8;
 
 /// Largest part of a document that travels in segments.
 pub const SEGMENT_BYTES_MAX: usize = 112 * 1024;
