@@ -175,7 +175,7 @@ pub struct LogSegment {
     /// Number of all parts.
     pub count: u32,
     /// Whole lines.
-    pub text: String,
+    pub lines: String,
 }
 
 impl Telemetry {
@@ -247,6 +247,6 @@ impl LogSegment {
         if self.index >= self.count {
             return Err(invalid("index", format_args!("{} of {} parts", self.index, self.count)));
         }
-        check::text("text", &self.text, LOG_BYTES_MAX)
+        check::text("lines", &self.lines, LOG_BYTES_MAX)
     }
 }
