@@ -115,6 +115,32 @@ name!(
     LOWER
 );
 
+name!(
+    /// One start of a device or its agent; what is counted from a start is told apart by it.
+    BootId,
+    "boot id"
+);
+name!(
+    /// A request that is answered: the answer carries it.
+    RequestId,
+    "request id"
+);
+name!(
+    /// An event that is acknowledged; the same in every repetition.
+    EventId,
+    "event id"
+);
+name!(
+    /// A stream of telemetry, the last level of its topic.
+    StreamName,
+    "stream name"
+);
+name!(
+    /// A fleet server or another service of the operator.
+    ServerName,
+    "server name"
+);
+
 /// A device as broker, certificate and topics name it: `<project>:<device>`, the certificate's common name.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Principal {
