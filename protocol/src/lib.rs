@@ -10,6 +10,9 @@ pub mod manifest;
 pub mod oci;
 pub mod reference;
 pub mod signature;
+pub mod time;
+pub mod tuf;
+pub mod uptane;
 
 pub use digest::{BundleDigest, Sha256Digest};
 pub use manifest::Manifest;
