@@ -15,7 +15,8 @@
 
 use crate::id::{BundleName, ComponentName, Generation, Principal, RolloutId};
 use crate::time::UnixSeconds;
-use crate::tuf::{Hashes, Role, Search, TargetFile, Targets, TrustedSet, UpdateError};
+use crate::tuf::sign::SignError;
+use crate::tuf::{Hashes, Payload as _, Role, Search, TargetFile, Targets, TrustedSet, UpdateError};
 use crate::{BundleDigest, Sha256Digest, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -278,30 +279,40 @@ pub fn target_name(bundle: &BundleName, digest: BundleDigest) -> String {
     format!("{bundle}/{}", digest.0.hex())
 }
 
-fn target_file<T: Serialize>(digest: BundleDigest, length: u64, custom: &T) -> TargetFile {
-    // Structures of texts, numbers and maps with text keys always serialize to an object; a date out of range does
-    // not, and is left for `draft` to refuse.
+fn target_file<T: Serialize>(digest: BundleDigest, length: u64, custom: &T) -> Result<TargetFile, SignError> {
+    let invalid = |problem: String| SignError::Invalid { kind: Targets::KIND, problem };
     let custom = match serde_json::to_value(custom) {
         Ok(Value::Object(custom)) => Some(custom),
-        _ => None,
+        Ok(_) => return Err(invalid("`custom` is no object".to_owned())),
+        Err(e) => return Err(invalid(e.to_string())),
     };
-    TargetFile { length, hashes: Hashes::from([("sha256".to_owned(), digest.0.hex())]), custom }
+    Ok(TargetFile { length, hashes: Hashes::from([("sha256".to_owned(), digest.0.hex())]), custom })
 }
 
 /// Adds a release to a publisher's targets. `length` is that of the OCI image manifest, in bytes.
-pub fn release(targets: &mut Targets, digest: BundleDigest, length: u64, release: &Release) {
-    targets.targets.insert(target_name(&release.name, digest), target_file(digest, length, release));
+///
+/// # Errors
+/// [`SignError`] when the release cannot be written.
+pub fn release(targets: &mut Targets, digest: BundleDigest, length: u64, release: &Release) -> Result<(), SignError> {
+    let file = target_file(digest, length, release)?;
+    targets.targets.insert(target_name(&release.name, digest), file);
+    Ok(())
 }
 
 /// Adds an assignment to a director's targets. `length` is that of the OCI image manifest, in bytes.
+///
+/// # Errors
+/// [`SignError`] when the assignment cannot be written.
 pub fn assign(
     targets: &mut Targets,
     component: &ComponentName,
     digest: BundleDigest,
     length: u64,
     assignment: &Assignment,
-) {
-    targets.targets.insert(component.to_string(), target_file(digest, length, assignment));
+) -> Result<(), SignError> {
+    let file = target_file(digest, length, assignment)?;
+    targets.targets.insert(component.to_string(), file);
+    Ok(())
 }
 
 /// A director's targets of this generation, for this device and no other, without assignments yet.

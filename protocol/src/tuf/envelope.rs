@@ -29,10 +29,15 @@ pub(super) struct Halves {
     pub(super) signatures: Vec<Signature>,
 }
 
-pub(super) fn split(role: &Role, file: &[u8], bytes_max: u64) -> Result<Halves, UpdateError> {
-    if u64::try_from(file.len()).is_ok_and(|bytes| bytes > bytes_max) {
-        return Err(UpdateError::TooLong { role: role.clone(), bytes: file.len(), bytes_max });
+pub(super) fn check_length(role: &Role, file: &[u8], bytes_max: u64) -> Result<(), UpdateError> {
+    if u64::try_from(file.len()).is_ok_and(|bytes| bytes <= bytes_max) {
+        return Ok(());
     }
+    Err(UpdateError::TooLong { role: role.clone(), bytes: file.len(), bytes_max })
+}
+
+pub(super) fn split(role: &Role, file: &[u8], bytes_max: u64) -> Result<Halves, UpdateError> {
+    check_length(role, file, bytes_max)?;
     let json = |source| UpdateError::Json { role: role.clone(), source };
     let malformed = |problem: String| UpdateError::Malformed { role: role.clone(), problem };
     let mut value = parse(file).map_err(json)?;

@@ -1,7 +1,7 @@
 //! Looking up a target in metadata that is valid now.
 
 use super::error::{Role, UpdateError};
-use super::metadata::{TargetFile, Targets};
+use super::metadata::{Snapshot, TargetFile, Targets};
 use super::trusted::{Request, TrustedSet};
 use crate::time::UnixSeconds;
 use std::collections::BTreeSet;
@@ -14,6 +14,7 @@ pub const SEARCHED_ROLES_MAX: usize = 32;
 pub struct View<'a> {
     set: &'a TrustedSet,
     now: UnixSeconds,
+    snapshot: &'a Snapshot,
     targets: &'a Targets,
 }
 
@@ -47,8 +48,9 @@ impl TrustedSet {
     /// # Errors
     /// [`UpdateError`] naming the first file that is missing, out of date or does not go with the others.
     pub fn view(&self, now: UnixSeconds) -> Result<View<'_>, UpdateError> {
-        let targets = self.current_targets(&Role::Targets, &Role::Root, now)?;
-        Ok(View { set: self, now, targets })
+        let snapshot = self.current_snapshot(now)?;
+        let targets = self.held_targets(snapshot, &Role::Targets, &Role::Root, now)?;
+        Ok(View { set: self, now, snapshot, targets })
     }
 
     /// The time that valid metadata proves to have passed, for [`crate::time::TrustedTime`]: when the timestamp says
@@ -82,10 +84,11 @@ impl<'a> View<'a> {
             if visited.len() >= SEARCHED_ROLES_MAX {
                 return Ok(Search::Unknown);
             }
-            if let Some(request) = self.set.missing_targets(&role, &delegator, self.now)? {
+            // A copy that is not the one listed, or not valid any more, is as good as none.
+            let Ok(targets) = self.set.held_targets(self.snapshot, &role, &delegator, self.now) else {
+                let request = self.set.targets_request(self.snapshot, &role)?;
                 return Ok(Search::Fetch { request, delegator });
-            }
-            let targets = self.set.current_targets(&role, &delegator, self.now)?;
+            };
             if let Some(file) = targets.targets.get(path) {
                 return Ok(Search::Found { role, targets, file });
             }

@@ -4,7 +4,7 @@
 //! different machines: what they sign does not change with it.
 
 use super::canonical::JsonError;
-use super::envelope::{Halves, split};
+use super::envelope::{Halves, check_length, split};
 use super::error::{Role, UpdateError};
 use super::key::{Key, KeyId, RoleKeys, Signature, signers, to_hex};
 use super::metadata::{Payload, Root, Snapshot, Targets, Timestamp};
@@ -96,9 +96,7 @@ fn split_any(file: &[u8]) -> Result<Halves, UpdateError> {
         Role::Delegated(_) => (Err(format!("its type is `{}`", kind.escape_default())), TARGETS_BYTES_MAX),
     };
     checked.map_err(malformed)?;
-    if u64::try_from(file.len()).is_ok_and(|bytes| bytes > bytes_max) {
-        return Err(UpdateError::TooLong { role, bytes: file.len(), bytes_max });
-    }
+    check_length(&role, file, bytes_max)?;
     Ok(halves)
 }
 

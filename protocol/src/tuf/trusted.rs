@@ -7,7 +7,7 @@
 //! If power dies: store [`TrustedSet::export`] after each accepted file, the root before the others. A timestamp or
 //! snapshot left behind by a newer root no longer carries valid signatures and is dropped by [`TrustedSet::load`].
 
-use super::envelope::Envelope;
+use super::envelope::{Envelope, check_length};
 use super::error::{Role, UpdateError};
 use super::key::{ForeignVerifier, Key, KeyId, RoleKeys, signers};
 use super::metadata::{MetaFile, Payload, Root, Snapshot, Targets, Timestamp};
@@ -357,9 +357,11 @@ impl TrustedSet {
         let role = Role::Snapshot;
         let now = self.started(&role)?;
         let meta = self.current_timestamp(now)?.snapshot();
-        let snapshot = Envelope::<Snapshot>::read(&role, file, bytes_max(meta, SNAPSHOT_BYTES_MAX))?;
-        // 5.5.2. Check against the timestamp's hashes of the snapshot, which stops a mix-and-match attack.
+        check_length(&role, file, bytes_max(meta, SNAPSHOT_BYTES_MAX))?;
+        // 5.5.2. Check against the timestamp's hashes of the snapshot, which stops a mix-and-match attack. Before the
+        // signatures, and before a parser sees it.
         meta.describes(&role, &Role::Timestamp, file)?;
+        let snapshot = Envelope::<Snapshot>::read(&role, file, SNAPSHOT_BYTES_MAX)?;
         // 5.5.3. Check for an arbitrary software attack.
         self.check_signatures(&role, &Role::Root, &snapshot)?;
         // 5.5.4. Check against the timestamp's version of the snapshot.
@@ -394,21 +396,15 @@ impl TrustedSet {
     /// [`UpdateError`] when there is no valid snapshot.
     pub fn next_targets(&self) -> Result<Option<Request>, UpdateError> {
         let now = self.started(&Role::Targets)?;
-        self.missing_targets(&Role::Targets, &Role::Root, now)
+        let snapshot = self.current_snapshot(now)?;
+        match self.held_targets(snapshot, &Role::Targets, &Role::Root, now) {
+            Ok(_) => Ok(None),
+            Err(_) => self.targets_request(snapshot, &Role::Targets).map(Some),
+        }
     }
 
-    /// As [`TrustedSet::next_targets`], for the role that `delegator` names.
-    pub(super) fn missing_targets(
-        &self,
-        role: &Role,
-        delegator: &Role,
-        now: UnixSeconds,
-    ) -> Result<Option<Request>, UpdateError> {
-        let meta = self.listed(role, now)?;
-        if self.current_targets(role, delegator, now).is_ok() {
-            return Ok(None);
-        }
-        Ok(Some(self.request(role.clone(), meta, TARGETS_BYTES_MAX)))
+    pub(super) fn targets_request(&self, snapshot: &Snapshot, role: &Role) -> Result<Request, UpdateError> {
+        Ok(self.request(role.clone(), listed(snapshot, role)?, TARGETS_BYTES_MAX))
     }
 
     /// 5.6.2 to 5.6.6. Takes the top-level targets.
@@ -425,8 +421,11 @@ impl TrustedSet {
     /// [`UpdateError`]; the role's targets are then those of before.
     pub fn update_delegated_targets(&mut self, role: &Role, delegator: &Role, file: &[u8]) -> Result<(), UpdateError> {
         let now = self.started(role)?;
-        let meta = self.listed(role, now)?;
-        let targets = Envelope::<Targets>::read(role, file, bytes_max(meta, TARGETS_BYTES_MAX))?;
+        let meta = listed(self.current_snapshot(now)?, role)?;
+        check_length(role, file, bytes_max(meta, TARGETS_BYTES_MAX))?;
+        // 5.6.2. Check against the snapshot's hashes, which stops a mix-and-match attack.
+        meta.describes(role, &Role::Snapshot, file)?;
+        let targets = Envelope::<Targets>::read(role, file, TARGETS_BYTES_MAX)?;
         self.check_targets(role, delegator, &targets, meta, now)?;
         // 5.6.6. Persisting is the caller's.
         self.targets.insert(role.clone(), targets);
@@ -441,8 +440,6 @@ impl TrustedSet {
         meta: &MetaFile,
         now: UnixSeconds,
     ) -> Result<(), UpdateError> {
-        // 5.6.2. Check against the snapshot's hashes, which stops a mix-and-match attack.
-        meta.describes(role, &Role::Snapshot, &targets.file)?;
         // 5.6.3. Check for an arbitrary software attack.
         self.check_signatures(role, delegator, targets)?;
         // 5.6.4. Check against the snapshot's version.
@@ -481,20 +478,17 @@ impl TrustedSet {
         Ok(&held.payload)
     }
 
-    fn listed(&self, role: &Role, now: UnixSeconds) -> Result<&MetaFile, UpdateError> {
-        let snapshot = self.current_snapshot(now)?;
-        let unknown = || UpdateError::NotListed { role: role.clone(), snapshot: snapshot.header.version };
-        snapshot.listed(role).ok_or_else(unknown)
-    }
-
-    pub(super) fn current_targets(
+    /// The copy held of a role's targets, if it is the one that `snapshot`, which is valid at `now`, lists.
+    pub(super) fn held_targets(
         &self,
+        snapshot: &Snapshot,
         role: &Role,
         delegator: &Role,
         now: UnixSeconds,
     ) -> Result<&Targets, UpdateError> {
-        let meta = self.listed(role, now)?;
+        let meta = listed(snapshot, role)?;
         let held = self.targets.get(role).ok_or_else(|| UpdateError::Missing { role: role.clone() })?;
+        meta.describes(role, &Role::Snapshot, &held.file)?;
         self.check_targets(role, delegator, held, meta, now)?;
         Ok(&held.payload)
     }
@@ -523,6 +517,11 @@ impl TrustedSet {
         let by = (delegator, delegator_version);
         check_threshold(role, envelope, keys, role_keys, by, self.foreign)
     }
+}
+
+fn listed<'a>(snapshot: &'a Snapshot, role: &Role) -> Result<&'a MetaFile, UpdateError> {
+    let unknown = || UpdateError::NotListed { role: role.clone(), snapshot: snapshot.header.version };
+    snapshot.listed(role).ok_or_else(unknown)
 }
 
 /// At most what is listed, and never more than `most`.
