@@ -106,25 +106,68 @@ fn a_chain_of_roots_has_an_end_for_now() {
 
 #[test]
 fn fast_forwarded_versions_go_with_the_keys_that_announced_them() {
-    for (roles, hashes) in [(["timestamp", "snapshot"], true), (["timestamp", "snapshot"], false)] {
-        let mut repository = Repository::new();
-        repository.hashes = hashes;
-        for role in ["timestamp", "snapshot", "targets"] {
-            repository.set(role, "/version", json!(u64::MAX));
+    // Both files go when either role's keys were rotated.
+    for roles in [&["timestamp", "snapshot"][..], &["timestamp"], &["snapshot"]] {
+        for hashes in [true, false] {
+            let mut repository = Repository::new();
+            repository.hashes = hashes;
+            for role in ["timestamp", "snapshot", "targets"] {
+                repository.set(role, "/version", json!(u64::MAX));
+            }
+            let mut client = repository.client();
+            assert_eq!(versions(&client), [1, u64::MAX, u64::MAX, u64::MAX]);
+            for role in ["timestamp", "snapshot", "targets"] {
+                repository.set(role, "/version", json!(5));
+            }
+            assert!(refresh(&mut client, &repository.publish(), NOW).is_err());
+            for (role, seed) in roles.iter().zip(30..) {
+                repository.rotate(role, &[seed], 1);
+            }
+            repository.next_root();
+            refresh(&mut client, &repository.publish(), NOW).expect("recovered");
+            assert_eq!(versions(&client), [2, 5, 5, 5], "{roles:?}");
         }
-        let mut client = repository.client();
-        assert_eq!(versions(&client), [1, u64::MAX, u64::MAX, u64::MAX]);
-        for role in ["timestamp", "snapshot", "targets"] {
-            repository.set(role, "/version", json!(5));
-        }
-        assert!(refresh(&mut client, &repository.publish(), NOW).is_err());
-        for (role, seed) in roles.into_iter().zip(30..) {
-            repository.rotate(role, &[seed], 1);
-        }
-        repository.next_root();
-        refresh(&mut client, &repository.publish(), NOW).expect("recovered");
-        assert_eq!(versions(&client), [2, 5, 5, 5]);
     }
+}
+
+#[test]
+fn each_step_keeps_nothing_of_what_it_refuses() {
+    let mut repository = Repository::new();
+    repository.hashes = false;
+    let client = repository.client();
+    let mut next = repository.clone();
+    next.bump_all();
+    let sound = next.publish();
+    let refused = |role: &str, pointer: &str, value: Value, step: fn(&mut TrustedSet, &[u8]) -> bool| {
+        let mut next = next.clone();
+        next.set(role, pointer, value);
+        let file = next.sign(role);
+        let mut client = client.clone();
+        if role != "timestamp" {
+            client.update_timestamp(&sound.timestamp).expect("sound");
+        }
+        if role == "targets" {
+            client.update_snapshot(&sound.snapshot).expect("sound");
+        }
+        let before = client.export();
+        assert!(!step(&mut client, &file), "{role} {pointer}");
+        assert_eq!(client.export(), before, "{role} {pointer}");
+    };
+    let past = json!("2027-01-15T08:00:00Z");
+    refused("timestamp", "/expires", past.clone(), |set, file| set.update_timestamp(file).is_ok());
+    refused("snapshot", "/expires", past.clone(), |set, file| set.update_snapshot(file).is_ok());
+    refused("snapshot", "/version", json!(1), |set, file| set.update_snapshot(file).is_ok());
+    refused("snapshot", "/version", json!(3), |set, file| set.update_snapshot(file).is_ok());
+    refused("targets", "/expires", past.clone(), |set, file| set.update_targets(file).is_ok());
+    refused("targets", "/version", json!(3), |set, file| set.update_targets(file).is_ok());
+    // Behind an expired root nothing is updated.
+    repository.set("root", "/expires", past);
+    repository.next_root();
+    let mut client = client.clone();
+    client.update_root(&repository.roots[&2]).expect("dates do not matter in between");
+    assert!(client.finish_root(NOW).is_err());
+    let e = client.update_timestamp(&sound.timestamp).expect_err("expired root");
+    assert_eq!(e.to_string(), "the root must be finished before timestamp is updated");
 }
 
 #[test]
