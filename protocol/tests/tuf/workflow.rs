@@ -1,10 +1,11 @@
 //! What a sound client does over time: rotation, recovery, storage, delegation, signing.
 
-use crate::repository::{Files, LATER, NOW, Repository, chain, find, key_id, refresh, secret, target, versions};
+use crate::repository::{Files, LATER, NOW, Repository, chain, file, find, key_id, refresh, secret, target, versions};
 use sedge_protocol::time::{TrustedTime, UnixSeconds};
 use sedge_protocol::tuf::sign::{RootBuilder, add_signature, draft, progress, sign};
 use sedge_protocol::tuf::{
-    Change, Key, MetaFile, ROOT_UPDATES_MAX, Role, Search, Snapshot, Stored, Targets, Timestamp, TrustedSet, file_name,
+    Change, ForeignKey, Key, MetaFile, ROOT_UPDATES_MAX, Role, Search, Snapshot, Stored, Targets, Timestamp,
+    TrustedSet, file_name,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -160,6 +161,15 @@ fn each_step_keeps_nothing_of_what_it_refuses() {
     refused("snapshot", "/version", json!(3), |set, file| set.update_snapshot(file).is_ok());
     refused("targets", "/expires", past.clone(), |set, file| set.update_targets(file).is_ok());
     refused("targets", "/version", json!(3), |set, file| set.update_targets(file).is_ok());
+    // Nor of what is signed by others.
+    let forged = file(&next.snapshot, &[3]);
+    let mut client_of_now = client.clone();
+    client_of_now.update_timestamp(&sound.timestamp).expect("sound");
+    assert!(client_of_now.update_snapshot(&forged).is_err());
+    assert_eq!(client_of_now.snapshot(), client.snapshot());
+    let dropped = client_of_now.load(&Stored { snapshot: Some(forged), ..Stored::default() });
+    assert!(dropped[0].to_string().starts_with("snapshot 2 carries 0 of 1 signatures"), "{dropped:?}");
+    assert_eq!(client_of_now.snapshot(), client.snapshot());
     // Behind an expired root nothing is updated.
     repository.set("root", "/expires", past);
     repository.next_root();
@@ -185,6 +195,24 @@ fn recovery_works_from_stored_files_that_a_newer_root_no_longer_trusts() {
     assert!(dropped[0].to_string().starts_with("timestamp 900 carries 0 of 1 signatures that root 2"), "{dropped:?}");
     refresh(&mut client, &repository.publish(), NOW).expect("recovered");
     assert_eq!(client.timestamp().map(|t| t.header.version), Some(3));
+}
+
+#[test]
+fn keys_of_other_makes_verify_where_someone_can() {
+    let mut repository = Repository::new();
+    let key = json!({ "keytype": "rot13", "scheme": "rot13", "keyval": { "public": "x" } });
+    repository.set("root", "/keys/foreign", key);
+    repository.set("root", "/roles/timestamp/keyids", json!(["foreign"]));
+    repository.next_root();
+    let files = repository.publish();
+    let mut envelope: Value = serde_json::from_slice(&files.timestamp).expect("json");
+    envelope["signatures"] = json!([{ "keyid": "foreign", "sig": "0d" }]);
+    let files = Files { timestamp: serde_json::to_vec(&envelope).expect("json"), ..files };
+    let verify = |key: ForeignKey<'_>, _: &[u8], signature: &[u8]| key.keytype == "rot13" && signature == [13];
+    let root = &files.roots[&1];
+    assert!(refresh(&mut TrustedSet::new(root).expect("root"), &files, NOW).is_err());
+    let mut set = TrustedSet::with_foreign_keys(root, Some(verify)).expect("root");
+    refresh(&mut set, &files, NOW).expect("verified by someone else");
 }
 
 #[test]
