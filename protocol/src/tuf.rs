@@ -19,8 +19,10 @@ mod envelope;
 mod error;
 mod key;
 mod metadata;
+mod request;
 mod search;
 pub mod sign;
+mod stored;
 mod trusted;
 
 pub use delegation::{DelegatedRole, Delegations};
@@ -28,8 +30,9 @@ pub use envelope::SIGNATURES_MAX;
 pub use error::{Attack, Role, UpdateError};
 pub use key::{ForeignKey, ForeignVerifier, Key, KeyId, RoleKeys, Signature};
 pub use metadata::{Hashes, Header, MetaFile, Payload, Root, SPEC_VERSION, Snapshot, TargetFile, Targets, Timestamp};
+pub use request::{Request, file_name};
 pub use search::{SEARCHED_ROLES_MAX, Search, View};
+pub use stored::Stored;
 pub use trusted::{
-    Change, ROOT_BYTES_MAX, ROOT_UPDATES_MAX, Request, SNAPSHOT_BYTES_MAX, Stored, TARGETS_BYTES_MAX,
-    TIMESTAMP_BYTES_MAX, TrustedSet, file_name,
+    Change, ROOT_BYTES_MAX, ROOT_UPDATES_MAX, SNAPSHOT_BYTES_MAX, TARGETS_BYTES_MAX, TIMESTAMP_BYTES_MAX, TrustedSet,
 };

@@ -2,7 +2,8 @@
 
 use super::error::{Role, UpdateError};
 use super::metadata::{Snapshot, TargetFile, Targets};
-use super::trusted::{Request, TrustedSet};
+use super::request::Request;
+use super::trusted::TrustedSet;
 use crate::time::UnixSeconds;
 use std::collections::BTreeSet;
 

@@ -11,6 +11,7 @@ use super::envelope::{Envelope, check_length};
 use super::error::{Role, UpdateError};
 use super::key::{ForeignVerifier, Key, KeyId, RoleKeys, signers};
 use super::metadata::{MetaFile, Payload, Root, Snapshot, Targets, Timestamp};
+use super::request::Request;
 use crate::time::UnixSeconds;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,40 +26,6 @@ pub const TARGETS_BYTES_MAX: u64 = 5 * 1024 * 1024;
 /// Most roots that are taken in one update; stops an endless chain.
 pub const ROOT_UPDATES_MAX: usize = 256;
 
-/// A metadata file to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// Whose.
-    pub role: Role,
-    /// Version to ask for, where files are named by version.
-    pub version: Option<u64>,
-    /// Read no more bytes than this.
-    pub bytes_max: u64,
-}
-
-impl Request {
-    /// Name of the file on the repository, with everything escaped that could leave its directory or its URL.
-    pub fn file_name(&self) -> String {
-        match self.version {
-            Some(version) => format!("{version}.{}", file_name(&self.role)),
-            None => file_name(&self.role),
-        }
-    }
-}
-
-/// Name of a role's file, safe as a file name and in a URL whatever the role is called.
-pub fn file_name(role: &Role) -> String {
-    let mut out = String::new();
-    for byte in role.name().bytes() {
-        if byte.is_ascii_alphanumeric() || b"_-.~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out + ".json"
-}
-
 /// What has become of a timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -68,41 +35,28 @@ pub enum Change {
     Unchanged,
 }
 
-/// Trusted files as they came, to be stored and given back to [`TrustedSet::load`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// The root.
-    pub root: Option<Vec<u8>>,
-    /// The timestamp.
-    pub timestamp: Option<Vec<u8>>,
-    /// The snapshot.
-    pub snapshot: Option<Vec<u8>>,
-    /// Targets and delegated targets.
-    pub targets: BTreeMap<Role, Vec<u8>>,
-}
-
 /// Metadata of one repository that has been verified, and what it takes to verify more.
 #[derive(Debug, Clone)]
 pub struct TrustedSet {
-    foreign: Option<ForeignVerifier>,
-    root: Envelope<Root>,
+    pub(super) foreign: Option<ForeignVerifier>,
+    pub(super) root: Envelope<Root>,
     /// Roots taken since the last [`TrustedSet::finish_root`].
     root_updates: usize,
     /// Keys of timestamp and snapshot at the last [`TrustedSet::finish_root`].
-    keys_before: [BTreeSet<KeyId>; 2],
+    pub(super) keys_before: [BTreeSet<KeyId>; 2],
     /// 5.1: when this update began; `None` while the root is being updated.
-    started: Option<UnixSeconds>,
-    timestamp: Option<Envelope<Timestamp>>,
-    snapshot: Option<Envelope<Snapshot>>,
+    pub(super) started: Option<UnixSeconds>,
+    pub(super) timestamp: Option<Envelope<Timestamp>>,
+    pub(super) snapshot: Option<Envelope<Snapshot>>,
     /// Copies that were trusted once, by role; verified again at each use.
-    targets: BTreeMap<Role, Envelope<Targets>>,
+    pub(super) targets: BTreeMap<Role, Envelope<Targets>>,
 }
 
 fn identities(root: &Root, role: &Role) -> BTreeSet<KeyId> {
     root.role(role).map(|keys| keys.identities(&root.keys)).unwrap_or_default()
 }
 
-fn online_keys(root: &Root) -> [BTreeSet<KeyId>; 2] {
+pub(super) fn online_keys(root: &Root) -> [BTreeSet<KeyId>; 2] {
     [identities(root, &Role::Timestamp), identities(root, &Role::Snapshot)]
 }
 
@@ -147,72 +101,6 @@ impl TrustedSet {
             snapshot: None,
             targets: BTreeMap::new(),
         })
-    }
-
-    /// Takes over copies that were trusted before and have been kept in a safe place, each only where it is newer than
-    /// what is held: two stored copies can be loaded one after the other. Dates do not matter here: an expired
-    /// timestamp still tells which versions are known. Returns what was dropped, and why.
-    pub fn load(&mut self, stored: &Stored) -> Vec<UpdateError> {
-        let mut dropped = Vec::new();
-        let mut note = |result: Result<(), UpdateError>| dropped.extend(result.err());
-        note(self.load_root(stored.root.as_deref()));
-        note(self.load_timestamp(stored.timestamp.as_deref()));
-        note(self.load_snapshot(stored.snapshot.as_deref()));
-        for (role, file) in &stored.targets {
-            note(self.load_targets(role, file));
-        }
-        dropped
-    }
-
-    fn load_root(&mut self, file: Option<&[u8]>) -> Result<(), UpdateError> {
-        let Some(file) = file else { return Ok(()) };
-        let root = Envelope::<Root>::read(&Role::Root, file, ROOT_BYTES_MAX)?;
-        check_root_signatures(&root.payload, &root, self.foreign)?;
-        if root.version() > self.root.version() {
-            self.keys_before = online_keys(&root.payload);
-            self.root = root;
-            self.started = None;
-            self.drop_what_the_root_no_longer_trusts();
-        }
-        Ok(())
-    }
-
-    fn load_timestamp(&mut self, file: Option<&[u8]>) -> Result<(), UpdateError> {
-        let Some(file) = file else { return Ok(()) };
-        let timestamp = Envelope::<Timestamp>::read(&Role::Timestamp, file, TIMESTAMP_BYTES_MAX)?;
-        self.check_signatures(&Role::Timestamp, &Role::Root, &timestamp)?;
-        if self.timestamp.as_ref().is_none_or(|held| held.version() < timestamp.version()) {
-            self.timestamp = Some(timestamp);
-        }
-        Ok(())
-    }
-
-    fn load_snapshot(&mut self, file: Option<&[u8]>) -> Result<(), UpdateError> {
-        let Some(file) = file else { return Ok(()) };
-        let snapshot = Envelope::<Snapshot>::read(&Role::Snapshot, file, SNAPSHOT_BYTES_MAX)?;
-        self.check_signatures(&Role::Snapshot, &Role::Root, &snapshot)?;
-        if self.snapshot.as_ref().is_none_or(|held| held.version() < snapshot.version()) {
-            self.snapshot = Some(snapshot);
-        }
-        Ok(())
-    }
-
-    fn load_targets(&mut self, role: &Role, file: &[u8]) -> Result<(), UpdateError> {
-        let targets = Envelope::<Targets>::read(role, file, TARGETS_BYTES_MAX)?;
-        if self.targets.get(role).is_none_or(|held| held.version() < targets.version()) {
-            self.targets.insert(role.clone(), targets);
-        }
-        Ok(())
-    }
-
-    /// The files to store.
-    pub fn export(&self) -> Stored {
-        Stored {
-            root: Some(self.root.file.clone()),
-            timestamp: self.timestamp.as_ref().map(|t| t.file.clone()),
-            snapshot: self.snapshot.as_ref().map(|s| s.file.clone()),
-            targets: self.targets.iter().map(|(role, targets)| (role.clone(), targets.file.clone())).collect(),
-        }
     }
 
     /// The trusted root.
@@ -283,7 +171,7 @@ impl TrustedSet {
         Ok(())
     }
 
-    fn drop_what_the_root_no_longer_trusts(&mut self) {
+    pub(super) fn drop_what_the_root_no_longer_trusts(&mut self) {
         let signed = |timestamp: &Envelope<Timestamp>| self.check_signatures(&Role::Timestamp, &Role::Root, timestamp);
         if self.timestamp.as_ref().is_some_and(|held| signed(held).is_err()) {
             self.timestamp = None;
@@ -507,7 +395,7 @@ impl TrustedSet {
         Ok((&delegations.keys, keys, held.version()))
     }
 
-    fn check_signatures<T: Payload>(
+    pub(super) fn check_signatures<T: Payload>(
         &self,
         role: &Role,
         delegator: &Role,
@@ -529,7 +417,7 @@ fn bytes_max(meta: &MetaFile, most: u64) -> u64 {
     meta.length.map_or(most, |length| length.min(most))
 }
 
-fn check_root_signatures(
+pub(super) fn check_root_signatures(
     by: &Root,
     root: &Envelope<Root>,
     foreign: Option<ForeignVerifier>,
