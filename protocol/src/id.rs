@@ -118,27 +118,32 @@ name!(
 name!(
     /// One start of a device or its agent; what is counted from a start is told apart by it.
     BootId,
-    "boot id"
+    "boot id",
+    PLAIN
 );
 name!(
     /// A request that is answered: the answer carries it.
     RequestId,
-    "request id"
+    "request id",
+    PLAIN
 );
 name!(
     /// An event that is acknowledged; the same in every repetition.
     EventId,
-    "event id"
+    "event id",
+    PLAIN
 );
 name!(
     /// A stream of telemetry, the last level of its topic.
     StreamName,
-    "stream name"
+    "stream name",
+    PLAIN
 );
 name!(
     /// A fleet server or another service of the operator.
     ServerName,
-    "server name"
+    "server name",
+    PLAIN
 );
 
 /// A device as broker, certificate and topics name it: `<project>:<device>`, the certificate's common name.

@@ -14,7 +14,10 @@ pub mod oci;
 pub mod reference;
 pub mod signature;
 pub mod text;
+pub mod time;
 pub mod topic;
+pub mod tuf;
+pub mod uptane;
 
 pub use digest::{BundleDigest, Sha256Digest};
 pub use manifest::Manifest;

@@ -44,9 +44,10 @@ pub struct PublicKey(ed25519_dalek::VerifyingKey);
 
 /// A text that is no key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not an Ed25519 {kind} key in PEM form: {problem}")]
+#[error("not an Ed25519 {kind} key in {form} form: {problem}")]
 pub struct KeyError {
     kind: &'static str,
+    form: &'static str,
     problem: String,
 }
 
@@ -61,9 +62,11 @@ impl SecretKey {
     /// # Errors
     /// When the text is anything else.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        ed25519_dalek::SigningKey::from_pkcs8_pem(pem)
-            .map(Self)
-            .map_err(|e| KeyError { kind: "secret", problem: e.to_string() })
+        ed25519_dalek::SigningKey::from_pkcs8_pem(pem).map(Self).map_err(|e| KeyError {
+            kind: "secret",
+            form: "PEM",
+            problem: e.to_string(),
+        })
     }
 
     /// Writes PKCS#8 PEM.
@@ -73,13 +76,18 @@ impl SecretKey {
     pub fn to_pem(&self) -> Result<String, KeyError> {
         match self.0.to_pkcs8_pem(LineEnding::LF) {
             Ok(pem) => Ok(pem.to_string()),
-            Err(e) => Err(KeyError { kind: "secret", problem: e.to_string() }),
+            Err(e) => Err(KeyError { kind: "secret", form: "PEM", problem: e.to_string() }),
         }
     }
 
     /// The key that verifies what this one signs.
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
+    }
+
+    /// Signs `message`; callers say first what kind of message it is, so that one cannot pass for another.
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.0.sign(message).to_bytes()
     }
 }
 
@@ -90,14 +98,38 @@ impl fmt::Debug for SecretKey {
 }
 
 impl PublicKey {
+    /// Reads the 32 bytes of RFC 8032.
+    ///
+    /// # Errors
+    /// When they are no point of the curve.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
+        ed25519_dalek::VerifyingKey::from_bytes(bytes).map(Self).map_err(|e| KeyError {
+            kind: "public",
+            form: "raw",
+            problem: e.to_string(),
+        })
+    }
+
+    /// The 32 bytes of RFC 8032.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// Whether `signature` is this key's over `message`, strictly.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        ed25519_dalek::Signature::from_slice(signature).is_ok_and(|s| self.0.verify_strict(message, &s).is_ok())
+    }
+
     /// Reads SubjectPublicKeyInfo PEM.
     ///
     /// # Errors
     /// When the text is anything else.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
-        ed25519_dalek::VerifyingKey::from_public_key_pem(pem)
-            .map(Self)
-            .map_err(|e| KeyError { kind: "public", problem: e.to_string() })
+        ed25519_dalek::VerifyingKey::from_public_key_pem(pem).map(Self).map_err(|e| KeyError {
+            kind: "public",
+            form: "PEM",
+            problem: e.to_string(),
+        })
     }
 
     /// Writes SubjectPublicKeyInfo PEM.
@@ -105,7 +137,11 @@ impl PublicKey {
     /// # Errors
     /// When the encoder fails.
     pub fn to_pem(&self) -> Result<String, KeyError> {
-        self.0.to_public_key_pem(LineEnding::LF).map_err(|e| KeyError { kind: "public", problem: e.to_string() })
+        self.0.to_public_key_pem(LineEnding::LF).map_err(|e| KeyError {
+            kind: "public",
+            form: "PEM",
+            problem: e.to_string(),
+        })
     }
 
     /// Which key this is.
@@ -173,14 +209,11 @@ pub fn sign_bundle(name: &BundleName, version: &Version, bundle: BundleDigest, k
     };
     // A value made of strings and maps with string keys always serializes.
     let payload = serde_json::to_vec(&statement).unwrap_or_default();
-    let signature = key.0.sign(&pre_authentication_encoding(PAYLOAD_TYPE, &payload));
+    let signature = key.sign(&pre_authentication_encoding(PAYLOAD_TYPE, &payload));
     Envelope {
         payload: BASE64_STANDARD.encode(&payload),
         payload_type: PAYLOAD_TYPE.to_owned(),
-        signatures: vec![EnvelopeSignature {
-            keyid: key.public().id(),
-            sig: BASE64_STANDARD.encode(signature.to_bytes()),
-        }],
+        signatures: vec![EnvelopeSignature { keyid: key.public().id(), sig: BASE64_STANDARD.encode(signature) }],
     }
 }
 
@@ -250,9 +283,7 @@ impl TrustPolicy {
             let Some(key) = self.keys.iter().find(|k| k.id() == signature.keyid) else { continue };
             let bytes =
                 BASE64_STANDARD.decode(&signature.sig).map_err(|e| format!("a signature is not base64: {e}"))?;
-            let valid =
-                ed25519_dalek::Signature::from_slice(&bytes).is_ok_and(|s| key.0.verify_strict(&signed, &s).is_ok());
-            if !valid {
+            if !key.verifies(&signed, &bytes) {
                 return Err(format!("the signature by {} does not verify", signature.keyid));
             }
             signers.insert(key.id());
