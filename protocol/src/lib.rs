@@ -6,6 +6,7 @@
 
 pub mod cbor;
 pub mod digest;
+pub mod enrolment;
 pub mod id;
 pub mod limits;
 pub mod manifest;
