@@ -4,6 +4,7 @@
 //! Everything here is a value or a pure function over bytes. This crate has no clock, no disk, no network and no
 //! async, and has never heard of an inference engine.
 
+pub mod deployment;
 pub mod digest;
 pub mod id;
 pub mod manifest;
