@@ -82,7 +82,8 @@ impl Deployment {
 
     /// When [`Event::Deadline`] is due, in milliseconds since boot, and for what. Changes with every event.
     pub fn next_deadline(&self) -> Option<(u64, DeadlineReason)> {
-        deadline::next(&self.record, &self.session).map(|(left_ms, why)| (self.session.clock_ms + left_ms, why))
+        deadline::next(&self.record, &self.session)
+            .map(|(left_ms, why)| (self.session.clock_ms.saturating_add(left_ms), why))
     }
 
     /// What the deployment waits for; nothing when it rests.

@@ -55,10 +55,13 @@ impl Turn<'_> {
             State::Trial { .. } | State::Probation { .. } => self.interrupted(),
             State::Reverting { .. } => {
                 let active = self.record.anchor.active.as_ref();
-                if active.is_none_or(|active| active.bundle.restarts && running == Some(active.slot)) {
-                    self.reverted();
-                } else {
-                    self.pause_over();
+                let by_restart = active.filter(|active| active.bundle.restarts).map(|active| active.slot);
+                match (by_restart, running) {
+                    _ if active.is_none() => self.reverted(),
+                    (Some(slot), Some(running)) if slot == running => self.reverted(),
+                    // The restart was the attempt, and it came up wrong.
+                    (Some(_), Some(_)) => self.revert_failed("the other slot came up"),
+                    _ => self.pause_over(),
                 }
             }
             State::WaitApply { .. }

@@ -69,7 +69,7 @@ pub enum Effect {
 /// Something that answers.
 ///
 /// `TakeOver` and `Serve` both say where samples go: the latest one counts, and one that is still at work when another
-/// comes is dropped. `StopWorker`, `CancelDownload` and `DeleteSlot` end what is at work in their slot.
+/// comes is dropped; a shadow run ends there too. `StopWorker`, `CancelDownload` and `DeleteSlot` end what is at work in their slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     /// Check the whole order against the update metadata: `Authorized` or `Refused`.

@@ -129,22 +129,20 @@ pub fn encode_frame(format: u16, payload: &[u8]) -> Vec<u8> {
 
 /// Reads a journal. Never fails: what can't be read is passed over.
 pub fn scan(journal: &[u8]) -> Scan {
-    let mut scan = Scan { found: Found::Nothing, frames: 0, torn_bytes: 0, end: 0 };
-    let mut at = 0;
+    let (mut frames, mut torn_bytes, mut end, mut at) = (Vec::new(), 0, 0, 0);
     while at < journal.len() {
         if let Some((format, payload)) = frame_at(&journal[at..]) {
             at += HEADER_BYTES + payload.len();
-            scan.end = at;
-            scan.frames += 1;
-            scan.found = read(format, payload, scan.found);
+            end = at;
+            frames.push((format, payload));
         } else {
             let rest = &journal[at + 1..];
             let next = rest.iter().position(|&b| b == MAGIC[0]).unwrap_or(rest.len());
-            scan.torn_bytes += 1 + next;
+            torn_bytes += 1 + next;
             at += 1 + next;
         }
     }
-    scan
+    Scan { found: read_last(&frames), frames: frames.len(), torn_bytes, end }
 }
 
 fn check(format: u16, length: u32, payload: &[u8]) -> [u8; CHECK_BYTES] {
@@ -169,20 +167,17 @@ fn frame_at(bytes: &[u8]) -> Option<(u16, &[u8])> {
     (*magic == MAGIC && *written == check(format, length, payload)).then_some((format, payload))
 }
 
-fn read(format: u16, payload: &[u8], before: Found) -> Found {
+/// The last frame, or as much of it as can be read; of a frame that says nothing at all, the anchor before it.
+fn read_last(frames: &[(u16, &[u8])]) -> Found {
+    let Some(&(format, payload)) = frames.last() else { return Found::Nothing };
     if format == FORMAT
         && let Ok(record) = serde_json::from_slice(payload)
     {
         return Found::Record(Box::new(record));
     }
-    let anchor = serde_json::from_slice::<serde_json::Value>(payload).ok().and_then(|json| read_anchor(&json));
-    let anchor = match (anchor, before) {
-        (Some(anchor), _) => Box::new(anchor),
-        (None, Found::Record(record)) => Box::new(record.anchor),
-        (None, Found::Foreign { anchor, .. }) => anchor,
-        (None, Found::Nothing) => return Found::Nothing,
-    };
-    Found::Foreign { format, anchor }
+    let json = |payload| serde_json::from_slice::<serde_json::Value>(payload).ok();
+    let anchor = frames.iter().rev().find_map(|(_, payload)| read_anchor(&json(payload)?));
+    anchor.map_or(Found::Nothing, |anchor| Found::Foreign { format, anchor: Box::new(anchor) })
 }
 
 /// Reads each part by itself, so that a report of a kind not known yet does not cost the rest.

@@ -201,7 +201,10 @@ impl<'a> Turn<'a> {
     /// Ends the deployment and starts the order that waits, if there is one.
     pub(super) fn end(&mut self, subject: Subject, phase: Phase, cause: Cause) {
         self.session.asked = Ticket::default();
-        if let Inactive::Staging(_) = self.record.inactive {
+        // In quarantine nothing is deleted: what a machine happens to run may be all that it can run.
+        if phase != Phase::Quarantined
+            && let Inactive::Staging(_) = self.record.inactive
+        {
             self.record.inactive = Inactive::Empty;
             self.push(Effect::DeleteSlot { slot: self.inactive_slot() });
         }
