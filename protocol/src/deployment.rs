@@ -44,6 +44,7 @@ pub use state::{DownloadWait, Ended, Phase, ProbationStep, RevertStep, State, Sw
 pub use time::{BACKOFF_FIRST_MS, BACKOFF_MS_MAX, Budget, Now, RESTART_CHARGE_MS, backoff};
 pub use waiting::Waiting;
 
+use crate::id::Generation;
 use record::{Anchor, Next};
 use turn::{Session, Turn};
 
@@ -59,19 +60,19 @@ impl Deployment {
     /// A machine on a device that holds nothing, or the bundle that it was made with. `jitter_seed` should differ
     /// between devices and stay the same on each, such as a hash of the device's name.
     pub fn new(provisioned: Option<Active>, jitter_seed: u64) -> Self {
-        let committed = provisioned.as_ref().map_or(crate::id::Generation(0), |active| active.bundle.generation);
+        let committed = provisioned.as_ref().map_or(Generation(0), |active| active.bundle.generation);
         let anchor = Anchor { active: provisioned, authorized: committed, committed, ..Anchor::default() };
-        Self { record: Record { anchor, ..Record::default() }, session: Session::default(), jitter_seed }
+        Self { record: Record { anchor, ..Record::default() }, session: Session::unwritten(), jitter_seed }
     }
 
     /// The machine as a journal left it. A record of another version becomes a way back to the active slot.
     pub fn restore(found: Found, jitter_seed: u64) -> Self {
-        let record = match found {
+        let (record, session) = match found {
             Found::Nothing => return Self::new(None, jitter_seed),
-            Found::Record(record) => *record,
-            Found::Foreign { format, anchor } => boot::from_foreign(format, *anchor),
+            Found::Record(record) => (*record, Session::default()),
+            Found::Foreign { format, anchor } => (boot::from_foreign(format, *anchor), Session::unwritten()),
         };
-        Self { record, session: Session::default(), jitter_seed }
+        Self { record, session, jitter_seed }
     }
 
     /// Takes an event and says what to do. Deadlines that are due come first, whatever the event is, so that the order

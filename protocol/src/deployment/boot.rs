@@ -25,9 +25,11 @@ impl Turn<'_> {
         if let Some(Active { slot, bundle }) = &self.record.anchor.active {
             let (slot, digest, generation) = (*slot, bundle.digest, bundle.generation);
             self.push(Effect::Commit { slot, digest, generation });
-        }
-        if self.record.inactive == Inactive::Empty {
-            self.push(Effect::DeleteSlot { slot: self.inactive_slot() });
+            // What a deletion left that power loss cut short. Without an active bundle nothing is known about the
+            // slots, and nothing is deleted.
+            if self.record.inactive == Inactive::Empty {
+                self.push(Effect::DeleteSlot { slot: slot.other() });
+            }
         }
         if !matches!(self.record.state.phase(), Phase::Trial | Phase::Probation | Phase::Reverting) {
             self.serve();

@@ -158,7 +158,7 @@ impl Turn<'_> {
             DeadlineReason::ReportAgain => self.report_again(),
             DeadlineReason::Checkpoint => {
                 self.session.unwritten_ms = 0;
-                self.write_down();
+                self.session.unwritten = true;
             }
         }
     }

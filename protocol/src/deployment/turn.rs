@@ -13,6 +13,8 @@ use super::{Deployment, deadline};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Session {
     pub(super) booted: bool,
+    /// Whether the journal does not hold the record yet, whatever it says.
+    pub(super) unwritten: bool,
     pub(super) clock_ms: u64,
     /// Trusted time of the latest event.
     pub(super) unix_s: Option<u64>,
@@ -32,6 +34,13 @@ pub(super) struct Session {
     pub(super) unreported_ms: u64,
 }
 
+impl Session {
+    /// Of a machine whose record was not read from its journal.
+    pub(super) fn unwritten() -> Self {
+        Self { unwritten: true, ..Self::default() }
+    }
+}
+
 /// How the active worker fares outside a trial.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Serving {
@@ -47,7 +56,6 @@ pub(super) struct Turn<'a> {
     pub(super) seed: u64,
     before: Record,
     effects: Vec<Effect>,
-    persist: bool,
 }
 
 impl<'a> Turn<'a> {
@@ -62,7 +70,7 @@ impl<'a> Turn<'a> {
         }
         session.clock_ms = session.clock_ms.max(now.boot_ms);
         let before = record.clone();
-        Self { record, session, seed: *jitter_seed, before, effects: Vec::new(), persist: false }
+        Self { record, session, seed: *jitter_seed, before, effects: Vec::new() }
     }
 
     pub(super) fn run(mut self, event: Event) -> Vec<Effect> {
@@ -80,7 +88,8 @@ impl<'a> Turn<'a> {
             phase if phase.is_resting() => None,
             _ => self.record.state.subject(),
         };
-        if self.persist || *self.record != self.before {
+        if self.session.booted && (self.session.unwritten || *self.record != self.before) {
+            self.session.unwritten = false;
             self.record.written_unix_s = self.session.unix_s;
             self.session.unwritten_ms = 0;
             self.effects.insert(0, Effect::Persist(Box::new(self.record.clone())));
@@ -156,10 +165,6 @@ impl<'a> Turn<'a> {
     pub(super) fn ignore(&mut self, event: &'static str, why: IgnoredWhy) {
         let phase = self.record.state.phase();
         self.push(Effect::Ignored(Ignored { phase, event, why }));
-    }
-
-    pub(super) fn write_down(&mut self) {
-        self.persist = true;
     }
 
     pub(super) fn ask(&mut self, ask: Ask) {
@@ -253,6 +258,9 @@ impl<'a> Turn<'a> {
         anchor.reports.retain(|old| {
             old.phase.is_end() && (&old.subject, old.phase, old.code) != (&report.subject, report.phase, report.code)
         });
+        if anchor.reports.is_empty() {
+            self.session.unreported_ms = 0;
+        }
         anchor.reports.push(report.clone());
         self.push(Effect::Report(report));
         self.record.anchor.report_seq

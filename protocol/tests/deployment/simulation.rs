@@ -305,14 +305,15 @@ fn a_device_that_restarts_in_every_trial_gives_up() {
 fn whatever_happens_a_device_keeps_its_promises() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let one = number("SEDGE_SEED");
-    let seeds = one.map_or(0..number("SEDGE_RUNS").unwrap_or(200), |seed| seed..seed + 1);
+    let runs = number("SEDGE_RUNS").unwrap_or(200);
+    let seeds = one.map_or(0..runs, |seed| seed..seed + 1);
     let (mut commits, mut reverts, mut phases) = (0, 0, std::collections::BTreeSet::new());
     for seed in seeds {
         let device = explain(&format!("SEDGE_SEED={seed}"), || live(seed, &mut phases));
         commits += device.auditor.commits;
         reverts += device.auditor.reverts;
     }
-    if one.is_none() {
+    if one.is_none() && runs >= 200 {
         let missing: Vec<_> = Phase::ALL.into_iter().filter(|phase| !phases.contains(phase)).collect();
         assert!(missing.is_empty(), "the simulation never came to {missing:?}");
         assert!(commits > 300 && reverts > 10, "{commits} commits and {reverts} steps back are too few to mean much");

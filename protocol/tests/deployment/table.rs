@@ -17,6 +17,48 @@ fn order(generation: u64, name: &str) -> Order {
     }
 }
 
+/// Phases, and within the long ones the step: how many good answers, or how much more, it takes to get there.
+const PLACES: [(&str, Phase, usize); 21] = [
+    ("idle", Phase::Idle, 0),
+    ("received", Phase::Received, 0),
+    ("authorized", Phase::Authorized, 0),
+    ("wait-download", Phase::WaitDownload, 0),
+    ("downloading", Phase::Downloading, 0),
+    ("staged", Phase::Staged, 0),
+    ("wait-apply", Phase::WaitApply, 0),
+    ("trial: starting", Phase::Trial, 0),
+    ("trial: golden", Phase::Trial, 1),
+    ("trial: shadow", Phase::Trial, 2),
+    ("trial: taking over", Phase::Trial, 3),
+    ("probation: soaking", Phase::Probation, 0),
+    ("probation: held", Phase::Probation, 1),
+    ("committed", Phase::Committed, 0),
+    ("reported", Phase::Reported, 0),
+    ("reverting", Phase::Reverting, 0),
+    ("reverted", Phase::Reverted, 0),
+    ("rejected", Phase::Rejected, 0),
+    ("cancelled", Phase::Cancelled, 0),
+    ("expired", Phase::Expired, 0),
+    ("quarantined", Phase::Quarantined, 0),
+];
+
+fn device_at(phase: Phase, further: usize) -> World {
+    let mut world = device_in(phase);
+    for _ in 0..further {
+        if phase == Phase::Probation {
+            let slot = world.machine.active().expect("active").slot.other();
+            handle(&mut world, Event::HealthOk { slot });
+            world.now.boot_ms += 60_000;
+            handle(&mut world, Event::Deadline);
+        } else {
+            let (ticket, ask) = world.memory.open.last().expect("a question").clone();
+            let event = world.answer(ticket, &ask, good_answer(&ask));
+            handle(&mut world, event);
+        }
+    }
+    world
+}
+
 /// A device in a phase, reached as a device would.
 fn device_in(phase: Phase) -> World {
     let mut world = World::new(Some(Active { slot: Slot::A, bundle: bundle("v1", 1) }));
@@ -161,8 +203,8 @@ fn events(world: &mut World) -> Vec<Event> {
 }
 
 /// What an event does in a phase: the phase it leads to, `stays` when something else changes, or nothing.
-fn outcome(phase: Phase, at: usize) -> (String, String) {
-    let mut world = device_in(phase);
+fn outcome(phase: Phase, further: usize, at: usize) -> (String, String) {
+    let mut world = device_at(phase, further);
     let event = events(&mut world).swap_remove(at);
     let of_active = |slot: Slot| world.machine.active().is_some_and(|active| active.slot == slot);
     let name = match &event {
@@ -205,22 +247,24 @@ fn outcome(phase: Phase, at: usize) -> (String, String) {
 #[test]
 fn every_event_in_every_phase_does_what_the_page_says() {
     let count = events(&mut device_in(Phase::Idle)).len();
-    let columns = |phases: &[Phase]| {
+    let columns = |places: &[(&str, Phase, usize)]| {
         let mut table = String::from("| event |");
-        phases.iter().for_each(|phase| write!(table, " {phase} |").expect("text"));
+        places.iter().for_each(|(label, ..)| write!(table, " {label} |").expect("text"));
         table.push_str("\n|---|");
-        table.push_str(&"---|".repeat(phases.len()));
+        table.push_str(&"---|".repeat(places.len()));
         table.push('\n');
         for at in 0..count {
-            let cells: Vec<_> = phases.iter().map(|&phase| outcome(phase, at)).collect();
+            let cells: Vec<_> = places.iter().map(|&(_, phase, further)| outcome(phase, further, at)).collect();
             write!(table, "| {} |", cells[0].0).expect("text");
             cells.iter().for_each(|(_, cell)| write!(table, " {cell} |").expect("text"));
             table.push('\n');
         }
         table
     };
-    let (first, second) = Phase::ALL.split_at(9);
-    let table = format!("{}\n{}", columns(first), columns(second));
+    let covered = |phase: &Phase| PLACES.iter().any(|(_, place, _)| place == phase);
+    assert!(Phase::ALL.iter().all(covered), "a phase is missing");
+    let table: Vec<_> = PLACES.chunks(7).map(columns).collect();
+    let table = table.join("\n");
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protocol/deployment.md");
     let page = std::fs::read_to_string(&path).expect("docs/protocol/deployment.md");
     let (before, rest) = page.split_once(BEGIN).expect("the table's beginning");

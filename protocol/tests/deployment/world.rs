@@ -69,6 +69,7 @@ pub(crate) struct World {
     pub(crate) disk: Disk,
     pub(crate) memory: Memory,
     pub(crate) server: BTreeMap<u64, Report>,
+    made_with: Option<Active>,
 }
 
 impl World {
@@ -77,15 +78,24 @@ impl World {
         if let Some(active) = &provisioned {
             disk.slots[index(active.slot)] = Some((active.bundle.digest, true));
         }
-        let machine = Deployment::new(provisioned, JITTER_SEED);
-        disk.write(&encode_record(machine.record()));
-        Self { machine, now: Now::default(), disk, memory: Memory::default(), server: BTreeMap::new() }
+        let machine = Deployment::new(provisioned.clone(), JITTER_SEED);
+        Self {
+            machine,
+            now: Now::default(),
+            disk,
+            memory: Memory::default(),
+            server: BTreeMap::new(),
+            made_with: provisioned,
+        }
     }
 
     /// Power goes and comes back. The event that follows is `Booted`.
     pub(crate) fn lose_power(&mut self) {
         self.memory = Memory::default();
-        self.machine = Deployment::restore(self.disk.found(), JITTER_SEED);
+        self.machine = match self.disk.found() {
+            Found::Nothing => Deployment::new(self.made_with.clone(), JITTER_SEED),
+            found => Deployment::restore(found, JITTER_SEED),
+        };
         self.now.boot_ms = 500;
     }
 
