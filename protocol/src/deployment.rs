@@ -21,6 +21,7 @@ mod deadline;
 mod effect;
 mod event;
 mod order;
+mod phase;
 mod prepare;
 pub mod record;
 mod report;
@@ -38,9 +39,10 @@ pub use order::{
     ATTEMPTS_MAX, Active, Bundle, ColdSwap, CommitRule, DURATION_S_MAX, Deadlines, Inactive, Order, SETTINGS_BYTES_MAX,
     ShadowLimits, Slot,
 };
+pub use phase::Phase;
 pub use record::{Found, Record};
 pub use report::{Cause, Code, DETAIL_CHARS_MAX, REPORTS_MAX, Report, Subject};
-pub use state::{DownloadWait, Ended, Phase, ProbationStep, RevertStep, State, Swap, Then, TrialStep, Work};
+pub use state::{DownloadWait, Ended, ProbationStep, RevertStep, State, Swap, Then, TrialStep, Work};
 pub use time::{BACKOFF_FIRST_MS, BACKOFF_MS_MAX, Budget, Now, RESTART_CHARGE_MS, backoff};
 pub use waiting::Waiting;
 

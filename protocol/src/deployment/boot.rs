@@ -2,9 +2,10 @@
 
 use super::effect::{Ask, Effect};
 use super::order::{Active, Inactive};
+use super::phase::Phase;
 use super::record::{Anchor, Record};
 use super::report::{Cause, Code, Subject};
-use super::state::{Phase, RevertStep, State, Swap, Then, TrialStep};
+use super::state::{RevertStep, State, Swap, Then, TrialStep};
 use super::time::RESTART_CHARGE_MS;
 use super::turn::Turn;
 use super::{Slot, deadline};

@@ -1,9 +1,10 @@
 //! Deadlines: nothing waits for ever.
 
+use super::phase::Phase;
 use super::record::Record;
 use super::report::Code;
 use super::revert::is_active_serving;
-use super::state::{DownloadWait, Phase, ProbationStep, RevertStep, State};
+use super::state::{DownloadWait, ProbationStep, RevertStep, State};
 use super::time::Budget;
 use super::turn::{Session, Turn};
 

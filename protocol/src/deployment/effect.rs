@@ -6,9 +6,9 @@
 
 use super::event::Ticket;
 use super::order::{Order, ShadowLimits, Slot};
+use super::phase::Phase;
 use super::record::Record;
 use super::report::Report;
-use super::state::Phase;
 use crate::digest::BundleDigest;
 use crate::id::Generation;
 

@@ -5,9 +5,10 @@
 use super::effect::{Ask, Effect, IgnoredWhy};
 use super::event::{Answer, Ticket};
 use super::order::{Active, Inactive, Order};
+use super::phase::Phase;
 use super::record::Next;
 use super::report::{Cause, Code};
-use super::state::{DownloadWait, Phase, State, Work, subject_of};
+use super::state::{DownloadWait, State, Work, subject_of};
 use super::time::{Budget, backoff};
 use super::turn::Turn;
 

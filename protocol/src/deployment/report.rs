@@ -4,7 +4,7 @@
 //! and across restarts; the server drops repeats by (generation, attempt, sequence). Reports of an end are never
 //! dropped; of reports on the way only the latest is kept.
 
-use super::state::Phase;
+use super::phase::Phase;
 use crate::digest::BundleDigest;
 use crate::id::{Generation, RolloutId};
 use serde::{Deserialize, Serialize};

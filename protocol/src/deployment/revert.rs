@@ -7,8 +7,9 @@ use super::deadline::{QUARANTINE_RETRY, REVERT_TRY};
 use super::effect::{Effect, IgnoredWhy};
 use super::event::{Answer, Ticket};
 use super::order::{Active, Inactive};
+use super::phase::Phase;
 use super::report::{Cause, Code, Subject};
-use super::state::{Phase, RevertStep, State, Swap, Then, TrialStep};
+use super::state::{RevertStep, State, Swap, Then, TrialStep};
 use super::time::backoff;
 use super::turn::{Serving, Turn};
 

@@ -6,8 +6,9 @@
 use super::effect::{Ask, Effect, IgnoredWhy};
 use super::event::{Answer, ShadowVerdict};
 use super::order::{Active, ColdSwap, CommitRule, Inactive, ShadowLimits, Slot};
+use super::phase::Phase;
 use super::report::{Cause, Code};
-use super::state::{Phase, ProbationStep, State, Swap, TrialStep, Work};
+use super::state::{ProbationStep, State, Swap, TrialStep, Work};
 use super::time::Budget;
 use super::turn::Turn;
 use crate::id::Generation;

@@ -3,9 +3,10 @@
 use super::effect::{Ask, Effect, Ignored, IgnoredWhy};
 use super::event::{Answer, Event, Ticket, Verdict};
 use super::order::{Inactive, Order, Slot};
+use super::phase::Phase;
 use super::record::{Next, Record};
 use super::report::{Cause, Code, REPORTS_MAX, Report, Subject};
-use super::state::{Ended, Phase, State};
+use super::state::{Ended, State};
 use super::time::{Budget, Now};
 use super::{Deployment, deadline};
 

@@ -2,8 +2,11 @@
 //! point, and the table of its states in `docs/protocol/deployment.md`.
 
 mod auditor;
+mod device;
+mod lives;
+mod power;
 mod random;
 mod scenario;
-mod simulation;
 mod table;
+mod words;
 mod world;

@@ -62,6 +62,9 @@ pub(crate) struct Memory {
     pub(crate) open: Vec<(Ticket, Ask)>,
 }
 
+/// What of a world can be compared.
+pub(crate) type Seen = (Found, [Option<(BundleDigest, bool)>; 2], Memory, Vec<u64>);
+
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) machine: Deployment,
@@ -176,7 +179,7 @@ impl World {
     }
 
     /// The device and its journal, for comparing; two equal frames at its end count as one.
-    pub(crate) fn seen(&self) -> (Found, [Option<(BundleDigest, bool)>; 2], Memory, Vec<u64>) {
+    pub(crate) fn seen(&self) -> Seen {
         (self.disk.found(), self.disk.slots, self.memory.clone(), self.server.keys().copied().collect())
     }
 }
