@@ -21,6 +21,8 @@ pub(crate) struct Device {
     pub(crate) auditor: Auditor,
     /// Effects so far.
     pub(crate) performed: usize,
+    /// At which of them, and how, power can go with a result of its own: after an effect is before the next.
+    pub(crate) cuts: Vec<(usize, Cut)>,
     pub(crate) fate: Fate,
 }
 
@@ -28,7 +30,7 @@ impl Device {
     pub(crate) fn new(provisioned: bool, fate: Fate) -> Self {
         let active = provisioned.then(|| Active { slot: Slot::A, bundle: bundle("v1", 1) });
         let world = World::new(active);
-        let mut device = Self { auditor: Auditor::new(&world), world, performed: 0, fate };
+        let mut device = Self { auditor: Auditor::new(&world), world, performed: 0, cuts: Vec::new(), fate };
         device.handle(Event::Booted { running: None });
         device
     }
@@ -49,6 +51,13 @@ impl Device {
         let effects = self.world.machine.handle(event, self.world.now);
         for at in 0..effects.len() {
             let fate = self.fate.filter(|&(when, _)| when == self.performed).map(|(_, cut)| cut);
+            self.cuts.push((self.performed, Cut::Before));
+            if let Effect::Persist(_) = &effects[at] {
+                self.cuts.push((self.performed, Cut::Torn));
+            }
+            if at + 1 == effects.len() {
+                self.cuts.push((self.performed, Cut::After));
+            }
             self.performed += 1;
             match (fate, &effects[at]) {
                 (Some(Cut::Before), _) => return self.lose_power(),
@@ -123,7 +132,9 @@ impl Device {
         } else if good && phase == Phase::Probation {
             self.tell(Event::HealthOk { slot: active.other() });
             let generation = self.world.machine.state().subject().map_or(Generation(0), |s| s.generation);
-            self.tell(Event::Verdict { generation, verdict: Verdict::Commit });
+            if step.is_multiple_of(2) {
+                self.tell(Event::Verdict { generation, verdict: Verdict::Commit });
+            }
             self.pass_to_deadline();
         } else if phase == Phase::WaitDownload && step.is_multiple_of(2) {
             self.tell(Event::DownloadWindowOpen);
