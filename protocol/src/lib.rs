@@ -5,6 +5,7 @@
 //! async, and has never heard of an inference engine.
 
 pub mod cbor;
+pub mod deployment;
 pub mod digest;
 pub mod enrolment;
 pub mod id;
