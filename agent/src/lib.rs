@@ -1,0 +1,9 @@
+//! One device of a fleet.
+//!
+//! Two kinds of process. The *control plane* ([`plane`] is its view of the other) holds the identity key, the line to the
+//! broker, the update metadata, the journal and the slots. The *data plane* feeds samples to one worker process per slot;
+//! a worker holds the model and the sandbox, and no key, no network and no credential.
+//!
+//! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
+
+pub mod plane;

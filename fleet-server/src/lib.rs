@@ -1,0 +1,7 @@
+//! Many devices.
+//!
+//! One process: an embedded MQTT broker, the certificate authority of the devices, the director's half of the update
+//! metadata, artifacts in chunks, a database, and an HTTPS interface. Everything but the broker speaks to the broker only
+//! as an MQTT client, so that another one can stand in its place.
+//!
+//! This crate cannot run a model.
