@@ -22,6 +22,8 @@ pub(crate) struct Auditor {
     evidence: [Evidence; 2],
     /// Whether the other worker was stopped for this trial, so that no shadow run was possible.
     cold: bool,
+    /// What in each slot was found to be what was signed, and not written to since.
+    verified: [Option<BundleDigest>; 2],
     committed: BTreeSet<BundleDigest>,
     persisted: Option<Record>,
     /// Orders by generation and digest, as the device was authorised to follow them.
@@ -59,6 +61,9 @@ impl Auditor {
         match (ask, answer) {
             (Ask::Authorize { order }, Answer::Authorized) => {
                 self.authorized.entry(order.generation).or_default().push((**order).clone());
+            }
+            (Ask::VerifyStaged { slot, digest, .. }, Answer::StagedVerified) => {
+                self.verified[index(*slot)] = Some(*digest);
             }
             (Ask::StartWorker { slot, digest, .. }, Answer::WorkerReady) => {
                 self.evidence[index(*slot)] = Evidence { digest: Some(*digest), ..Evidence::default() };
@@ -120,6 +125,12 @@ impl Auditor {
         match &effects[at] {
             Effect::StopWorker { slot } => self.evidence[index(*slot)] = Evidence::default(),
             Effect::HoldSamples { .. } => self.cold = true,
+            Effect::DeleteSlot { slot } | Effect::Ask { ask: Ask::Download { slot, .. }, .. } => {
+                self.verified[index(*slot)] = None;
+            }
+            Effect::Ask { ask: Ask::StartWorker { slot, digest, .. }, .. } => {
+                assert_eq!(self.verified[index(*slot)], Some(*digest), "a worker starts on what was never checked");
+            }
             Effect::Ask { ask: Ask::Serve { slot, .. }, .. } => {
                 assert_eq!(Some(*slot), active.map(|a| a.slot), "something else than the active slot serves");
             }

@@ -106,6 +106,7 @@ impl Device {
 
     /// No more faults from outside: says yes, or no, to all that is asked until nothing moves.
     pub(crate) fn settle(&mut self, good: bool) {
+        self.world.offline = false;
         for step in 0..2_000 {
             let phase = self.world.machine.phase();
             let quiet = phase.is_resting() && self.world.machine.record().anchor.reports.is_empty();

@@ -162,6 +162,7 @@ fn step(device: &mut Device, random: &mut Random, luck: u64, generation: &mut u6
         22 if random.one_in(luck) => {
             device.world.now.unix_s = [None, Some(0), Some(1_800_000_000)][random.index(3)];
         }
+        22 => device.world.offline = random.one_in(2),
         23 if random.one_in(luck) => device.lose_power(),
         _ => {}
     }

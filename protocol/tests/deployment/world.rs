@@ -72,6 +72,8 @@ pub(crate) struct World {
     pub(crate) disk: Disk,
     pub(crate) memory: Memory,
     pub(crate) server: BTreeMap<u64, Report>,
+    /// Whether reports get lost on their way.
+    pub(crate) offline: bool,
     made_with: Option<Active>,
 }
 
@@ -88,6 +90,7 @@ impl World {
             disk,
             memory: Memory::default(),
             server: BTreeMap::new(),
+            offline: false,
             made_with: provisioned,
         }
     }
@@ -135,10 +138,10 @@ impl World {
                 }
                 self.memory.open.retain(|(_, ask)| worker_of(ask) != Some(*slot));
             }
-            Effect::Report(report) => {
+            Effect::Report(report) if !self.offline => {
                 self.server.insert(report.seq, report.clone());
             }
-            Effect::StartProbation { .. } | Effect::Commit { .. } | Effect::Ignored(_) => {}
+            Effect::Report(_) | Effect::StartProbation { .. } | Effect::Commit { .. } | Effect::Ignored(_) => {}
         }
     }
 
