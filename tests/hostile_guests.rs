@@ -150,7 +150,6 @@ fn check(guest: &Guest, profile: MemoryProfile, log: &Log) {
     let place = format!("{} ({profile})", guest.name);
     let (result, given_up) = attack(guest, profile, log);
     let error = text(&result.expect_err(&place));
-    println!("{place}: {error}");
     assert!(error.contains(&guest.expect), "{place}: expected `{}`, got `{error}`", guest.expect);
     assert!(error.len() < 600 && !error.contains(char::is_control), "{place}: not one short line: {error:?}");
     let poisoned =

@@ -2,7 +2,7 @@
 
 use sedge_runtime::api::{ElementType, Tensor};
 use sedge_runtime::{Model, ModelError, ModelOptions};
-use sedge_tests::onnx::{Graph, Node};
+use sedge_tests::onnx::{Graph, Node, Weight};
 use std::path::Path;
 
 fn digits() -> Vec<u8> {
@@ -20,9 +20,9 @@ fn one(op: &'static str) -> Graph {
     }
 }
 
-fn adding(weights: (&'static str, &'static [i64], Option<Vec<u8>>)) -> Graph {
+fn adding(dims: &'static [i64], data: Option<Vec<u8>>) -> Graph {
     let nodes = vec![Node { op: "Add", name: "sum", inputs: &["x", "w"], output: "y" }];
-    Graph { nodes, weights: vec![weights], ..one("Add") }
+    Graph { nodes, weights: vec![Weight { name: "w", dims, data }], ..one("Add") }
 }
 
 fn load(onnx: &[u8]) -> Result<Model, ModelError> {
@@ -50,9 +50,9 @@ fn a_file_that_cannot_run_is_refused_by_what_is_wrong_with_it() {
             "operators that this runtime does not have: Frobnicate (the-node)",
         ),
         ("two unsupported", two_unknown.to_model(), "Frobnicate (the-node), Grind (z)"),
-        ("other file", adding(("w", &[1, 4], None)).to_model(), "the weights of `w` lie in another file"),
-        ("negative size", adding(("w", &[1, -4], floats(4))).to_model(), "`w` has a negative dimension"),
-        ("too few weights", adding(("w", &[1, 4], floats(3))).to_model(), "the model does not load"),
+        ("other file", adding(&[1, 4], None).to_model(), "the weights of `w` lie in another file"),
+        ("negative size", adding(&[1, -4], floats(4)).to_model(), "`w` has a negative dimension"),
+        ("too few weights", adding(&[1, 4], floats(3)).to_model(), "the model does not load"),
         ("no output", Graph { outputs: vec![], ..one("Relu") }.to_model(), "the graph has no output"),
         ("unknown output", Graph { outputs: vec![("q", &[1, 4])], ..one("Relu") }.to_model(), "q"),
     ] {
@@ -103,10 +103,9 @@ fn tensors_that_do_not_fit_are_refused_by_name() {
 
 #[test]
 fn shapes_that_do_not_meet_end_in_an_error() {
-    let onnx = adding(("w", &[1, 3], Some(vec![0; 12]))).to_model();
+    let onnx = adding(&[1, 3], Some(vec![0; 12])).to_model();
     let mut model = load(&onnx).expect("it loads");
     let error = model.run(&[tensor("x", &[1, 4], &[0.0; 4]).view()]).expect_err("4 and 3");
-    println!("{error}");
     assert!(error.to_string().contains("sum"), "{error}");
 }
 

@@ -26,8 +26,18 @@ pub struct Graph {
     pub inputs: Vec<(&'static str, &'static [i64])>,
     /// Names and shapes of outputs.
     pub outputs: Vec<(&'static str, &'static [i64])>,
-    /// Name, dimensions and raw bytes of weights; `None` for weights that lie in another file.
-    pub weights: Vec<(&'static str, &'static [i64], Option<Vec<u8>>)>,
+    /// Weights.
+    pub weights: Vec<Weight>,
+}
+
+/// A float32 constant.
+pub struct Weight {
+    /// Its name.
+    pub name: &'static str,
+    /// Its shape.
+    pub dims: &'static [i64],
+    /// Its bytes; `None` when they lie in another file.
+    pub data: Option<Vec<u8>>,
 }
 
 impl Graph {
@@ -43,7 +53,7 @@ impl Graph {
             graph.message(1, &m);
         }
         graph.bytes(2, b"graph");
-        for (name, dims, data) in &self.weights {
+        for Weight { name, dims, data } in &self.weights {
             let mut m = Message::default();
             dims.iter().for_each(|&d| m.varint(1, d as u64));
             m.varint(2, FLOAT);
