@@ -19,6 +19,7 @@ mod envelope;
 mod error;
 mod key;
 mod metadata;
+pub mod repository;
 mod request;
 mod search;
 pub mod sign;
