@@ -289,9 +289,52 @@ fn a_key_that_cannot_be_read_is_never_taken_for_none() {
 }
 
 #[test]
+fn a_publisher_signs_offline_with_two_of_three() {
+    let signed = Signed::new();
+    let repository = signed.path("repository");
+    for name in ["root-a", "root-b", "targets-a", "targets-b", "refresh"] {
+        succeed(&["keys", "new", &signed.path(name)]);
+    }
+    let key = |name: &str| signed.path(&format!("{name}.key"));
+    let public = |name: &str| signed.path(&format!("{name}.pub"));
+    let [root_a, root_b, targets_a, targets_b, refresh] =
+        ["root-a", "root-b", "targets-a", "targets-b", "refresh"].map(public);
+    let init = [
+        &["publisher", "init", &repository, "--root-threshold", "2", "--targets-threshold", "2"][..],
+        &["--root-key", &root_a, "--root-key", &root_b, "--refresh-key", &refresh],
+        &["--targets-key", &targets_a, "--targets-key", &targets_b, "-o", "json"],
+    ];
+    let made = succeed(&init.concat()).json();
+    assert_eq!(made["missing_signatures"].as_array().map(Vec::len), Some(2), "{made}");
+    let again = sedge(&init.concat());
+    assert!(again.code == 1 && again.json()["message"].to_string().contains("holds a repository already"));
+    succeed(&["publisher", "release", &repository, &signed.bundle]);
+    let sign = |name: &str| sedge(&["publisher", "sign", &repository, "--key", &key(name), "-o", "json"]);
+    let early = sedge(&["publisher", "refresh", &repository, "--key", &key("refresh")]);
+    assert!(early.code == 1 && early.stderr.contains("of 2 signatures; have it signed first"), "{}", early.stderr);
+    let stranger = sign("refresh");
+    assert!(stranger.json()["message"].to_string().contains("this key may sign nothing"), "{}", stranger.stdout);
+    for name in ["root-a", "root-b", "targets-a"] {
+        assert_eq!(sign(name).code, 0, "{name}");
+    }
+    let twice = sign("targets-a").json();
+    assert_eq!(twice["missing_signatures"][0]["valid"], 1, "once is all that one key counts: {twice}");
+    assert_eq!(sign("targets-b").json()["missing_signatures"], Value::Array(vec![]));
+    let done = succeed(&["publisher", "refresh", &repository, "--key", &key("refresh"), "-o", "json"]).json();
+    assert_eq!(done["problem"], Value::Null, "{done}");
+    let bundles = done["targets"]["bundles"].as_array().expect("bundles");
+    assert!(bundles.len() == 1 && bundles[0].as_str().is_some_and(|b| b.starts_with("digits/")), "{done}");
+    let status = succeed(&["publisher", "status", &repository]).stdout;
+    assert!(status.contains("devices accept it"), "{status}");
+    fs::write(format!("{repository}/7.targets.json"), "{}").expect("written");
+    let broken = sedge(&["publisher", "status", &repository]);
+    assert!(broken.code == 1 && broken.stderr.contains("targets"), "{}", broken.stderr);
+}
+
+#[test]
 fn help_teaches() {
     let help = succeed(&["--help"]).stdout;
-    for command in ["demo", "run", "bench", "bundle", "keys", "processor"] {
+    for command in ["demo", "run", "bench", "bundle", "keys", "publisher", "processor"] {
         assert!(help.contains(command), "{help}");
         assert!(succeed(&[command, "--help"]).stdout.len() > 200, "{command}");
     }

@@ -5,12 +5,13 @@ pub(crate) mod bundle;
 pub(crate) mod demo;
 pub(crate) mod keys;
 pub(crate) mod processor;
+pub(crate) mod publisher;
 pub(crate) mod run;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use sedge_protocol::manifest::Grant;
-use sedge_protocol::signature::{PublicKey, TrustPolicy};
+use sedge_protocol::signature::{PublicKey, SecretKey, TrustPolicy};
 use sedge_runtime::api::Level;
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::pipeline::PipelineOptions;
@@ -115,6 +116,11 @@ fn show_log(line: &LogLine) {
 pub(crate) fn public_key(path: &Path) -> Result<PublicKey> {
     let pem = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
     PublicKey::from_pem(&pem).with_context(|| path.display().to_string())
+}
+
+pub(crate) fn secret_key(path: &Path) -> Result<SecretKey> {
+    let pem = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    SecretKey::from_pem(&pem).with_context(|| path.display().to_string())
 }
 
 fn profile(name: &str) -> MemoryProfile {

@@ -34,6 +34,9 @@ enum Command {
     /// Make the keys that sign bundles.
     #[command(subcommand)]
     Keys(command::keys::Command),
+    /// Say offline which bundles exist, so that no server can invent one.
+    #[command(subcommand)]
+    Publisher(command::publisher::Command),
     /// Build pre- and postprocessors as WebAssembly components.
     #[command(subcommand)]
     Processor(command::processor::Command),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Bench(a) => (a.output.output, command::bench::run(&a)),
         Command::Bundle(c) => (c.format(), command::bundle::run(&c)),
         Command::Keys(c) => (c.format(), command::keys::run(&c)),
+        Command::Publisher(c) => (c.format(), command::publisher::run(&c)),
         Command::Processor(c) => (c.format(), command::processor::run(&c)),
         Command::Internal(c) => (output::Format::Table, command::internal(&c)),
     };

@@ -123,6 +123,7 @@ impl BundleError {
 #[derive(Debug)]
 pub struct VerifiedBundle {
     digest: BundleDigest,
+    image_manifest_bytes: u64,
     signers: Vec<KeyId>,
     manifest: Manifest,
     files: BTreeMap<String, Vec<u8>>,
@@ -151,8 +152,15 @@ impl VerifiedBundle {
         let config = container.blob(&image.config, oci::DOCUMENT_BYTES_MAX)?;
         let packed = PackedManifest::parse(&config).map_err(BundleError::Manifest)?;
         let files = container.files(&packed, &image)?;
-        let mut bundle =
-            Self { digest, signers, manifest: packed.manifest, files, labels: Vec::new(), reference: None };
+        let mut bundle = Self {
+            digest,
+            image_manifest_bytes: descriptor.size,
+            signers,
+            manifest: packed.manifest,
+            files,
+            labels: Vec::new(),
+            reference: None,
+        };
         bundle.labels = bundle.read_labels()?;
         if let Some(reference) = &bundle.manifest.reference {
             bundle.reference = Some(Reference::parse(bundle.file(&reference.file)?)?);
@@ -163,6 +171,11 @@ impl VerifiedBundle {
     /// The digest that pins every byte.
     pub const fn digest(&self) -> BundleDigest {
         self.digest
+    }
+
+    /// Length of the document that has this digest, as update metadata names it beside the digest.
+    pub const fn image_manifest_bytes(&self) -> u64 {
+        self.image_manifest_bytes
     }
 
     /// Keys whose signatures were found valid; empty where trust came from elsewhere.

@@ -8,7 +8,6 @@ use clap::Subcommand;
 use sedge_protocol::id::BundleName;
 use sedge_protocol::manifest::{Grant, Limits, TensorDescription};
 use sedge_protocol::oci;
-use sedge_protocol::signature::SecretKey;
 use sedge_runtime::api::{ElementType, Meta, TensorSpec};
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::pack::Layout;
@@ -199,15 +198,10 @@ fn takes_bytes(input: &TensorSpec) -> bool {
     input.ty == ElementType::Uint8 && input.quantization.is_none_or(|q| q.scale == 1.0 && q.zero_point == 0)
 }
 
-fn secret_key(path: &Path) -> Result<SecretKey> {
-    let pem = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    SecretKey::from_pem(&pem).with_context(|| path.display().to_string())
-}
-
 fn build(directory: &Path, to: &Path, keys: &[PathBuf], format: Format) -> Result<ExitCode> {
     let mut layout = Layout::pack(directory)?;
     for key in keys {
-        layout.sign(&secret_key(key)?)?;
+        layout.sign(&super::secret_key(key)?)?;
     }
     layout.write(to)?;
     let digest = layout.digest()?;
@@ -217,7 +211,7 @@ fn build(directory: &Path, to: &Path, keys: &[PathBuf], format: Format) -> Resul
 }
 
 fn sign(bundle: &Path, key: &Path, format: Format) -> Result<ExitCode> {
-    let key = secret_key(key)?;
+    let key = super::secret_key(key)?;
     // Nobody should put their name to a bundle that is damaged or malformed.
     let verified = VerifiedBundle::open(bundle, &Trust::Unsigned)?.digest();
     let mut layout = Layout::read(bundle)?;
