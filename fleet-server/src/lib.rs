@@ -5,3 +5,8 @@
 //! as an MQTT client, so that another one can stand in its place.
 //!
 //! This crate cannot run a model.
+
+pub mod broker;
+pub mod clock;
+mod files;
+pub mod pki;
