@@ -10,3 +10,4 @@ pub mod broker;
 pub mod clock;
 mod files;
 pub mod pki;
+pub mod store;
