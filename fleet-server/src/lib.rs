@@ -8,6 +8,12 @@
 
 pub mod broker;
 pub mod clock;
+pub mod config;
+pub mod deny;
+pub mod enrol;
 mod files;
+pub mod http;
 pub mod pki;
+pub mod server;
+pub mod service;
 pub mod store;

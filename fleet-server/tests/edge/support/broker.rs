@@ -77,6 +77,15 @@ impl Pki {
         Arc::new(config)
     }
 
+    /// A certificate of this root, and its key.
+    pub fn identity(&self, name: &str) -> super::https::Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut client = params(Some(name));
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = client.signed_by(&key, &self.ca).unwrap().der().to_vec();
+        super::https::Identity { certificate, key: key.serialize_der() }
+    }
+
     pub fn client(&self, name: &str) -> Arc<ClientConfig> {
         self.client_of(self, Some(name))
     }
