@@ -5,3 +5,15 @@
 //! as an MQTT client, so that another one can stand in its place.
 //!
 //! This crate cannot run a model.
+
+pub mod broker;
+pub mod clock;
+pub mod config;
+pub mod deny;
+pub mod enrol;
+mod files;
+pub mod http;
+pub mod pki;
+pub mod server;
+pub mod service;
+pub mod store;

@@ -13,7 +13,7 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
-pub use access::{Caller, CallerError, may_publish, may_subscribe, may_use_client_id};
+pub use access::{Caller, CallerError, may_publish, may_retain, may_subscribe, may_use_client_id};
 pub use mosquitto::{Tenancy, mosquitto_acl};
 pub use rules::{Access, Family, RULES, Rule, markdown_table};
 

@@ -55,14 +55,23 @@ impl fmt::Display for Caller {
 
 /// Whether `caller` may publish to `topic`, or have it as the topic of its will.
 pub fn may_publish(caller: &Caller, topic: &str) -> bool {
-    let Ok(topic) = topic.parse::<Topic>() else { return false };
-    let (family, levels) = match &topic {
-        Topic::Device(principal, _) if !is_own(caller, principal) => return false,
+    published(caller, topic).is_some()
+}
+
+/// Whether a message of `caller` to `topic` may be retained. Brokers keep such messages in memory for ever.
+pub fn may_retain(caller: &Caller, topic: &str) -> bool {
+    published(caller, topic).is_some_and(|rule| rule.retained)
+}
+
+/// The row that lets `caller` publish to `topic`.
+fn published(caller: &Caller, topic: &str) -> Option<&'static Rule> {
+    let (family, levels) = match &topic.parse::<Topic>().ok()? {
+        Topic::Device(principal, _) if !is_own(caller, principal) => return None,
         Topic::Device(_, t) => (Family::Device, t.to_string()),
         Topic::Bundle(_, t) => (Family::Bundle, t.to_string()),
     };
     let levels: Vec<&str> = levels.split('/').collect();
-    rules(family).any(|rule| {
+    rules(family).find(|rule| {
         let access = if matches!(caller, Caller::Device(_)) { rule.device } else { rule.server };
         access.publishes() && touches(&levels, rule)
     })

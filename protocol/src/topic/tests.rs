@@ -97,6 +97,8 @@ fn a_device_does_what_the_table_says_and_nothing_else() {
         assert_eq!(may_publish(&device(), &topic), rule.device == Access::Publish, "{topic}");
         assert_eq!(may_subscribe(&device(), &topic), rule.device == Access::Subscribe, "{topic}");
         assert_eq!(may_publish(&server(), &topic), rule.server != Access::Subscribe, "{topic}");
+        assert_eq!(may_retain(&device(), &topic), rule.device == Access::Publish && rule.retained, "{topic}");
+        assert_eq!(may_retain(&server(), &topic), rule.server != Access::Subscribe && rule.retained, "{topic}");
         let read = rule.server != Access::Publish;
         assert_eq!(may_subscribe(&server(), &topic), read, "{topic}");
     }

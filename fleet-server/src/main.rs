@@ -1,0 +1,56 @@
+//! `sedge-server`: the fleet server as a process of its own.
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use sedge_fleet_server::config::Config;
+use sedge_fleet_server::server;
+use sedge_fleet_server::service::NoFleet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the fleet server: broker, certificate authority, database and HTTPS in one process.
+#[derive(Parser)]
+#[command(name = "sedge-server", version)]
+struct Args {
+    /// Settings, TOML; everything has a default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where keys, database and artifacts are
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match args.log {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let mut config = args.config.as_deref().map_or(Ok(Config::default()), Config::read)?;
+    if let Some(data) = args.data {
+        config.data = data;
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let running = server::start(config, Arc::new(NoFleet)).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    running.shutdown().await;
+    Ok(())
+}

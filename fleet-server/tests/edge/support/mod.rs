@@ -1,0 +1,4 @@
+pub mod broker;
+pub mod https;
+pub mod mini;
+pub mod server;
