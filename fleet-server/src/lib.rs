@@ -5,3 +5,5 @@
 //! as an MQTT client, so that another one can stand in its place.
 //!
 //! This crate cannot run a model.
+
+pub mod fleet;
