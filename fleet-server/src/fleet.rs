@@ -4,8 +4,10 @@
 //! say, and who may change what, for the HTTP server.
 
 pub mod artifact;
+pub mod carousel;
 pub mod director;
 pub mod publisher;
+pub mod session;
 mod store;
 #[cfg(test)]
 mod testing;
