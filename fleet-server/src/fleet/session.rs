@@ -42,8 +42,8 @@ pub enum Effect {
     Subscribe,
     /// Publish the desired state of every device.
     PublishAll,
-    /// Publish the desired state of a device, unless it has this hash.
-    PublishDesired(Principal, Option<Sha256Digest>),
+    /// Publish the desired state of a device, unless the broker was handed exactly this.
+    PublishDesired(Principal),
     /// Store it; then acknowledge what asks for it.
     Store(Record),
     /// Answer with a document.
@@ -139,6 +139,11 @@ impl Session {
         self.present.get(device).is_some_and(|present| present.json)
     }
 
+    /// Whether the broker was handed exactly this for a device.
+    pub fn has_published(&self, device: &Principal, hash: Sha256Digest) -> bool {
+        self.published.get(device) == Some(&hash)
+    }
+
     /// Takes what happened and says what to do.
     pub fn handle(&mut self, input: Input<'_>) -> Vec<Effect> {
         match input {
@@ -152,10 +157,7 @@ impl Session {
                 }
                 effects
             }
-            Input::DesiredChanged(device) => {
-                let published = self.published.get(&device).copied();
-                vec![Effect::PublishDesired(device, published)]
-            }
+            Input::DesiredChanged(device) => vec![Effect::PublishDesired(device)],
             Input::DesiredPublished(device, hash) => {
                 self.published.insert(device, hash);
                 Vec::new()
@@ -214,7 +216,7 @@ impl Session {
             effects.push(Effect::Forget(device.clone()));
         }
         if online && !self.published.contains_key(&device) {
-            effects.push(Effect::PublishDesired(device, None));
+            effects.push(Effect::PublishDesired(device));
         }
         effects
     }

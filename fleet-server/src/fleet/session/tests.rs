@@ -26,8 +26,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
     let word = |effect: &Effect| match effect {
         Effect::Subscribe => "subscribe".to_owned(),
         Effect::PublishAll => "publish all".to_owned(),
-        Effect::PublishDesired(device, None) => format!("publish {device}"),
-        Effect::PublishDesired(device, Some(_)) => format!("publish {device} if changed"),
+        Effect::PublishDesired(device) => format!("publish {device}"),
         Effect::Store(record) => match &record.said {
             Said::Status(Status::Online(_)) => "store online".to_owned(),
             Said::Status(Status::Offline(_)) => "store offline".to_owned(),
@@ -68,7 +67,8 @@ fn a_birth_brings_the_desired_state_once() {
     script.does(Input::DesiredPublished(device("cam-1"), Sha256Digest::of(b"1")));
     assert_eq!(script.says("s", &birth("b1", 1)), ["store online"], "the retained status again");
     assert_eq!(script.says("s", &birth("b1", 2)), ["store online", "forget acme:cam-1"]);
-    assert_eq!(script.does(Input::DesiredChanged(device("cam-1"))), ["publish acme:cam-1 if changed"]);
+    assert_eq!(script.does(Input::DesiredChanged(device("cam-1"))), ["publish acme:cam-1"]);
+    assert!(script.0.has_published(&device("cam-1"), Sha256Digest::of(b"1")));
     assert_eq!(script.does(connected(true)), ["subscribe"]);
     assert_eq!(script.does(connected(false)), ["subscribe", "publish all"], "the broker has lost everything");
     assert_eq!(script.says("s", &birth("b1", 2)), ["store online", "publish acme:cam-1"]);
