@@ -12,6 +12,7 @@ pub mod config;
 pub mod deny;
 pub mod enrol;
 mod files;
+pub mod fleet;
 pub mod http;
 pub mod pki;
 pub mod server;

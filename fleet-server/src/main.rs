@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use sedge_fleet_server::config::Config;
 use sedge_fleet_server::server;
-use sedge_fleet_server::service::NoFleet;
+use sedge_fleet_server::fleet::FleetPart;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +46,7 @@ async fn main() -> anyhow::Result<()> {
     }
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let running = server::start(config, Arc::new(NoFleet)).await?;
+    let running = server::start(config, Arc::new(FleetPart::default())).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,0 +1,67 @@
+//! The fleet as a part of the server: what [`FleetService`] asks, and who an API token's holder is to [`super::api`].
+
+use super::api::{self, Access, Scope as Asking};
+use super::mqtt::MqttEndpoint;
+use super::{Fleet, FleetContext, FleetError, FleetLimits};
+use crate::fleet::publisher::PublisherError;
+use crate::http::Operator;
+use crate::service::{AnyError, FirstRoots, FleetService, Site};
+use crate::store::Scope;
+use async_trait::async_trait;
+use axum::Router;
+use sedge_protocol::id::{ProjectId, ServerName};
+use std::sync::{Arc, OnceLock};
+
+/// Starts the fleet when its server has started.
+#[derive(Debug, Default)]
+pub struct FleetPart {
+    limits: FleetLimits,
+    fleet: OnceLock<Arc<Fleet>>,
+}
+
+impl FleetPart {
+    /// With bounds of one's own.
+    pub fn new(limits: FleetLimits) -> Self {
+        Self { limits, fleet: OnceLock::new() }
+    }
+}
+
+#[async_trait]
+impl FleetService for FleetPart {
+    async fn started(&self, site: Site) -> Result<Router, AnyError> {
+        let name: ServerName = "main".parse()?;
+        let context = FleetContext {
+            pool: site.store.pool().clone(),
+            data_directory: site.data.clone(),
+            broker: MqttEndpoint::tls(&site.broker.host, site.broker.port, site.mqtt_tls(&name)?),
+            limits: self.limits,
+        };
+        let fleet = Arc::new(Fleet::start(context).await?);
+        let fleet = self.fleet.get_or_init(|| fleet);
+        Ok(api::router::<Operator>(fleet.clone()))
+    }
+
+    async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError> {
+        let Some(fleet) = self.fleet.get() else { return Ok(None) };
+        match fleet.first_roots(project).await {
+            Ok(roots) => Ok(Some(FirstRoots { publisher: roots.publisher, director: roots.director })),
+            Err(FleetError::Publisher(PublisherError::NoProject { .. })) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Asking for Operator {
+    fn allows(&self, _project: &ProjectId, access: Access) -> bool {
+        let needed = match access {
+            Access::Read => Scope::Read,
+            Access::Deploy => Scope::Operate,
+            Access::Publish => Scope::Admin,
+        };
+        self.scope >= needed
+    }
+
+    fn actor(&self) -> &str {
+        &self.name
+    }
+}
