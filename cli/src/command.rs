@@ -3,10 +3,13 @@
 pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod demo;
+pub(crate) mod device;
 pub(crate) mod keys;
 pub(crate) mod processor;
+pub(crate) mod project;
 pub(crate) mod publisher;
 pub(crate) mod run;
+pub(crate) mod server;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};

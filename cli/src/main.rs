@@ -1,5 +1,6 @@
 //! The `sedge` command.
 
+mod api;
 mod command;
 mod golden_npz;
 mod measure;
@@ -37,6 +38,14 @@ enum Command {
     /// Say offline which bundles exist, so that no server can invent one.
     #[command(subcommand)]
     Publisher(command::publisher::Command),
+    /// Run the fleet server: broker, certificate authority, update metadata, artifacts and HTTPS in one process.
+    Server(command::server::Arguments),
+    /// Hand a publisher's work to a fleet server.
+    #[command(subcommand)]
+    Project(command::project::Command),
+    /// Enrol devices, see how they are, and say what they run.
+    #[command(subcommand)]
+    Device(command::device::Command),
     /// Build pre- and postprocessors as WebAssembly components.
     #[command(subcommand)]
     Processor(command::processor::Command),
@@ -58,6 +67,9 @@ fn main() -> ExitCode {
         Command::Bundle(c) => (c.format(), command::bundle::run(&c)),
         Command::Keys(c) => (c.format(), command::keys::run(&c)),
         Command::Publisher(c) => (c.format(), command::publisher::run(&c)),
+        Command::Server(a) => (output::Format::Table, command::server::run(&a)),
+        Command::Project(c) => (c.format(), command::project::run(&c)),
+        Command::Device(c) => (c.format(), command::device::run(&c)),
         Command::Processor(c) => (c.format(), command::processor::run(&c)),
         Command::Internal(c) => (output::Format::Table, command::internal(&c)),
     };

@@ -3,8 +3,8 @@
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use sedge_fleet_server::config::Config;
-use sedge_fleet_server::server;
 use sedge_fleet_server::fleet::FleetPart;
+use sedge_fleet_server::server;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
