@@ -177,6 +177,7 @@ async fn the_first_token_is_private_and_outlives_a_restart() {
     let data = server.dir.path().join("data");
     let mode = |name: &str| std::fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("admin-token"), mode("pki"), mode("pki/root.key")), (0o700, 0o600, 0o700, 0o600));
+    assert_eq!((mode("sedge.db"), mode("sedge.db-wal")), (0o600, 0o600));
     // Two servers would not know of each other's denials.
     let e = sedge_fleet_server::server::start(config(&data), Arc::new(StubFleet::default())).await.unwrap_err();
     assert!(e.to_string().contains("another server uses"), "{e}");
