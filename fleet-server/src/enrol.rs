@@ -121,6 +121,7 @@ impl Enroller {
                 }
                 tracing::info!(%device, serial = %enrolment.serial, "device enrolled");
                 self.note(&device.to_string(), "enrolled", &format!("certificate {}", enrolment.serial), now).await;
+                self.fleet.device_enrolled(&device).await;
                 enrolment.certificate
             }
         };
@@ -168,6 +169,7 @@ impl Enroller {
         self.link.disconnect(device).await;
         tracing::info!(%device, actor, "device decommissioned");
         self.note(actor, "decommissioned", &device.to_string(), now).await;
+        self.fleet.device_decommissioned(device).await;
         Ok(true)
     }
 

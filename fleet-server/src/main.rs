@@ -5,6 +5,7 @@ use clap::{Parser, ValueEnum};
 use sedge_fleet_server::config::Config;
 use sedge_fleet_server::server;
 use sedge_fleet_server::service::NoFleet;
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,7 +37,8 @@ enum LogFormat {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal());
+    let log = log.with_writer(std::io::stderr);
     match args.log {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

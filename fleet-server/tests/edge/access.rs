@@ -9,7 +9,7 @@ use sedge_protocol::topic::{Tenancy, server_filters};
 
 use crate::support::broker::Pki as Stranger;
 use crate::support::https::Identity;
-use crate::support::mini::{Conn, NOT_AUTHORIZED, Opts, fresh, next, open};
+use crate::support::mini::{Conn, NOT_AUTHORIZED, Opts, fresh, next, open, soon};
 use crate::support::mosquitto::{Mosquitto, free_port, is_missing};
 use crate::support::server::Server;
 
@@ -91,7 +91,7 @@ async fn what_the_table_gives_arrives(place: &Place) {
 
 async fn nobody_reads_for_another(place: &Place) {
     let mut server = place.server().await;
-    while next(&mut server).await.is_some() {}
+    while soon(&mut server).await.is_some() {}
     let topic = format!("sedge/1/d/{B}/in/s");
     assert!(server.publish1(&topic, b"retained for b", true).await.unwrap() < 0x80);
     let mut a = open(&place.addr, place.a.clone(), A).await;
@@ -124,20 +124,20 @@ async fn nobody_reads_for_another(place: &Place) {
         assert!(server.publish1(&format!("sedge/1/d/{B}/{level}"), b"for b", false).await.unwrap() < 0x80);
         assert_eq!(next(&mut b).await.unwrap().1, b"for b", "{level}");
     }
-    while let Some((topic, payload)) = next(&mut a).await {
+    while let Some((topic, payload)) = soon(&mut a).await {
         assert!(topic.starts_with(&format!("sedge/1/d/{A}/in/")), "a has read {topic}: {payload:?}");
     }
 }
 
 async fn nobody_writes_for_another(place: &Place) {
     let mut server = place.server().await;
-    while next(&mut server).await.is_some() {}
+    while soon(&mut server).await.is_some() {}
     let mut b = open(&place.addr, place.b.clone(), B).await;
     b.sub(&format!("sedge/1/d/{B}/in/#"), 1).await.unwrap();
-    while next(&mut b).await.is_some() {}
+    while soon(&mut b).await.is_some() {}
     let mut a = open(&place.addr, place.a.clone(), A).await;
     a.sub(&format!("sedge/1/d/{A}/in/#"), 1).await.unwrap();
-    while next(&mut a).await.is_some() {}
+    while soon(&mut a).await.is_some() {}
     let others = ["s", "t/cpu", "e", "r", "q", "want", "in/s", "in/c", "in/q", "in/ack", "in/chunk", "in/meta"];
     let own = ["in/s", "in/c", "in/q", "in/ack", "in/chunk", "in/meta"];
     let topics = others.map(|level| format!("sedge/1/d/{B}/{level}")).into_iter();
@@ -149,26 +149,26 @@ async fn nobody_writes_for_another(place: &Place) {
         assert_eq!(a.publish1(&topic, b"evil", true).await.unwrap(), NOT_AUTHORIZED, "{topic}");
     }
     for (name, conn) in [("server", &mut server), ("b", &mut b), ("a", &mut a)] {
-        if let Some((topic, payload)) = next(conn).await {
+        if let Some((topic, payload)) = soon(conn).await {
             panic!("{name} got {topic}: {payload:?}");
         }
     }
     // Nor was anything kept: `s` of b is what b retained, if anything.
     let mut late = place.server().await;
-    while let Some((topic, payload)) = next(&mut late).await {
+    while let Some((topic, payload)) = soon(&mut late).await {
         assert_ne!(payload, b"evil", "{topic}");
     }
 }
 
 async fn a_will_is_held_to_the_same(place: &Place) {
     let mut server = place.server().await;
-    while next(&mut server).await.is_some() {}
+    while soon(&mut server).await.is_some() {}
     let topic = format!("sedge/1/d/{B}/s");
     let opts = Opts { will: Some((&topic, b"b is gone", true)), ..fresh(A) };
     let mut a = Conn::tls(&place.addr, place.a.clone()).await.unwrap();
     let _ = a.mqtt(&opts).await;
     drop(a);
-    assert_eq!(next(&mut server).await, None);
+    assert_eq!(soon(&mut server).await, None);
     let own = format!("sedge/1/d/{A}/s");
     let opts = Opts { will: Some((&own, b"a is gone", true)), ..fresh(A) };
     let mut a = Conn::tls(&place.addr, place.a.clone()).await.unwrap();
@@ -232,5 +232,5 @@ async fn on_mosquitto_with_several_projects() {
     a.sub(&format!("{BUNDLE}/m"), 1).await.unwrap();
     let mut server = place.server().await;
     assert!(server.publish1(&format!("{BUNDLE}/m"), b"announced", true).await.unwrap() < 0x80);
-    assert_eq!(next(&mut a).await, None, "bundles are not granted");
+    assert_eq!(soon(&mut a).await, None, "bundles are not granted");
 }

@@ -177,8 +177,10 @@ async fn a_decommissioned_device_is_out_for_good() {
 
     // A restart does not forget it.
     let config = crate::support::server::config(&server.dir.path().join("data"));
-    let Server { dir, running, .. } = server;
+    let Server { dir, running, fleet, .. } = server;
     running.shutdown().await;
+    let events = fleet.events.lock().unwrap().clone();
+    assert_eq!(events, ["default:cam-1 came", "default:cam-2 came", "default:cam-1 went", "stopping"]);
     let server = Server::start_in(dir, config).await;
     assert_eq!(code(server.try_renew(Some(&identity), &key).await), (403, "decommissioned".into()));
     let mut conn = Conn::tls(&server.broker(), server.tls(Some(&identity))).await.unwrap();
