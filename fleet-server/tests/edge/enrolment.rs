@@ -230,6 +230,16 @@ async fn slow_and_mute_connections_are_closed() {
 }
 
 #[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let server = Server::start().await;
+    let mut stream = https::connect(server.running.http_addr, server.tls(None)).await.unwrap();
+    let head = b"POST /enrol/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\nhalf";
+    stream.write_all(head).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(20), https::read(&mut stream)).await.expect("in time");
+    assert_eq!(code(decode::<EnrolmentAnswer>(answer.unwrap())), (408, "too-slow".into()));
+}
+
+#[tokio::test]
 async fn one_address_has_so_many_connections() {
     let server = Server::start_with(|config| {
         config.http.connections_per_address_max = 2;
