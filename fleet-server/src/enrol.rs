@@ -8,7 +8,7 @@ mod refused;
 #[cfg(test)]
 mod tests;
 
-pub use refused::{Refused, codes_table};
+pub use refused::Refused;
 
 use crate::deny::DenyList;
 use crate::pki::{DeviceKey, Peer, Pki};

@@ -1,8 +1,10 @@
 //! The database: SQLite in one file, write-ahead logged.
 //!
 //! What is asked of it stands in traits, one per concern ([`EdgeStore`] here), with one suite of tests that is generic
-//! over the trait, so that PostgreSQL can stand beside it. A statement or transaction that was answered survives a crash
-//! of the process; after a power cut the last ones may be missing (`synchronous = NORMAL`), never a part of one.
+//! over the trait, so that PostgreSQL can stand beside it. What was answered survives a crash of the process. After a power
+//! cut the last statements may be missing (`synchronous = NORMAL`), never a part of one, and none that gave or took a
+//! certificate: those go through a connection that syncs (`FULL`), or a token could be used again and a device that was
+//! decommissioned come back.
 
 #[cfg(test)]
 mod conformance;
@@ -73,6 +75,8 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// One connection, for what must survive a power cut.
+    synced: SqlitePool,
 }
 
 impl Store {
@@ -91,11 +95,11 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .disable_statement_logging();
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let synced = options.clone().synchronous(SqliteSynchronous::Full);
+        let pool =
+            SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).connect_with(options).await.map_err(open)?;
+        let synced = SqlitePoolOptions::new().max_connections(1).connect_with(synced).await.map_err(open)?;
         let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         });
@@ -103,7 +107,7 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
-        Ok(Self { pool })
+        Ok(Self { pool, synced })
     }
 
     /// The connections, for concerns with tables of their own.
@@ -113,6 +117,7 @@ impl Store {
 
     /// Writes everything out and closes the file.
     pub async fn close(&self) {
+        self.synced.close().await;
         self.pool.close().await;
     }
 }

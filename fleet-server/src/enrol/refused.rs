@@ -5,9 +5,8 @@ use crate::store::{EnrolmentRefusal, StoreError};
 use sedge_protocol::enrolment::Refusal;
 use sedge_protocol::id::{Principal, ProjectId};
 use std::error::Error;
-use std::fmt::Write as _;
 
-/// Why a device, or a token for one, is refused. [`codes_table`] lists the words.
+/// Why a device, or a token for one, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Not our CBOR.
@@ -133,7 +132,9 @@ impl From<PkiError> for Refused {
 }
 
 /// The words in Markdown, as `docs/protocol/enrolment.md` shows them.
-pub fn codes_table() -> String {
+#[cfg(test)]
+pub(super) fn codes_table() -> String {
+    use std::fmt::Write as _;
     let device: Principal = "project:device".parse().expect("a name");
     let project = device.project.clone();
     let all = [

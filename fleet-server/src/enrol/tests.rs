@@ -1,3 +1,4 @@
+use super::refused::codes_table;
 use super::*;
 use crate::clock;
 use crate::service::{AnyError, Site};
