@@ -50,7 +50,7 @@ impl Enroller {
     /// Makes a token for one device, which may be named; then it may also replace the device of that name.
     ///
     /// # Errors
-    /// When the project is reserved, unknown, has no roots or too many tokens, or the database fails.
+    /// When the project is reserved, has no roots or too many tokens, or the database fails.
     pub async fn grant(
         &self,
         project: &ProjectId,
@@ -60,6 +60,8 @@ impl Enroller {
     ) -> Result<EnrolmentToken, Refused> {
         refuse_reserved(project)?;
         let roots = self.roots(project).await?;
+        // A project begins with its publisher's root, which the fleet part takes in.
+        self.store.create_project(project, now).await?;
         let mut secret = vec![0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|e| Refused::internal("no random bytes", &e))?;
         let token = NewEnrolmentToken {

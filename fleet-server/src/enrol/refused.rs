@@ -48,8 +48,8 @@ pub enum Refused {
     /// A project that would make servers of its devices.
     #[error("no project may be called `server`; choose another name")]
     ProjectReserved,
-    /// No such project, or too many tokens.
-    #[error("the project {0} does not exist, or has 10,000 unused tokens; make it, or wait until tokens expire")]
+    /// Too many tokens.
+    #[error("the project {0} has 10,000 unused tokens; use them, or wait until they expire")]
     ProjectFull(ProjectId),
     /// Nothing to trust yet.
     #[error("the project {0} has no publisher root yet; hand it in with `sedge publisher init`")]

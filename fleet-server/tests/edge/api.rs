@@ -134,7 +134,6 @@ async fn what_is_wrong_with_a_request_is_said() {
         ("POST", tokens, json!({ "lifetime_s": 0 }), 400, "invalid", "`lifetime_s` is 0"),
         ("POST", tokens, json!({ "device": "a b" }), 400, "invalid", "is not a device id"),
         ("POST", tokens, json!([]), 400, "invalid", "not as expected"),
-        ("POST", "/api/v1/projects/ghost/enrolment-tokens", json!({}), 409, "project-full", "does not exist"),
         ("POST", "/api/v1/projects/rootless/enrolment-tokens", json!({}), 503, "roots-missing", "no publisher root"),
         ("POST", "/api/v1/projects/server/enrolment-tokens", json!({}), 400, "project-reserved", "no project may"),
         ("POST", "/api/v1/api-tokens", json!({ "name": "a", "scope": "root" }), 400, "invalid", "root"),
