@@ -107,7 +107,7 @@ impl EmbeddedBroker {
         let context = runtime
             .spawn(context(config.clone(), bounds, backlog.clone()))
             .await
-            .expect("building the context does not panic");
+            .map_err(|e| BrokerError::Threads(std::io::Error::other(e)))?;
         let listener = listen(runtime, &config, config.addr)?;
         let addr = listener.local_addr().map_err(|source| listen_error(&config, config.addr, source))?;
         let accept = Some(serve(runtime, &context, listener, 1));

@@ -8,7 +8,7 @@ mod refused;
 #[cfg(test)]
 mod tests;
 
-pub use refused::{Refused, codes_table};
+pub use refused::Refused;
 
 use crate::deny::DenyList;
 use crate::pki::{DeviceKey, Peer, Pki};
@@ -50,7 +50,7 @@ impl Enroller {
     /// Makes a token for one device, which may be named; then it may also replace the device of that name.
     ///
     /// # Errors
-    /// When the project is reserved, unknown, has no roots or too many tokens, or the database fails.
+    /// When the project is reserved, has no roots or too many tokens, or the database fails.
     pub async fn grant(
         &self,
         project: &ProjectId,
@@ -60,6 +60,8 @@ impl Enroller {
     ) -> Result<EnrolmentToken, Refused> {
         refuse_reserved(project)?;
         let roots = self.roots(project).await?;
+        // A project begins with its publisher's root, which the fleet part takes in.
+        self.store.create_project(project, now).await?;
         let mut secret = vec![0; SECRET_BYTES];
         getrandom::fill(&mut secret).map_err(|e| Refused::internal("no random bytes", &e))?;
         let token = NewEnrolmentToken {
@@ -121,6 +123,7 @@ impl Enroller {
                 }
                 tracing::info!(%device, serial = %enrolment.serial, "device enrolled");
                 self.note(&device.to_string(), "enrolled", &format!("certificate {}", enrolment.serial), now).await;
+                self.fleet.device_enrolled(&device).await;
                 enrolment.certificate
             }
         };
@@ -168,6 +171,7 @@ impl Enroller {
         self.link.disconnect(device).await;
         tracing::info!(%device, actor, "device decommissioned");
         self.note(actor, "decommissioned", &device.to_string(), now).await;
+        self.fleet.device_decommissioned(device).await;
         Ok(true)
     }
 

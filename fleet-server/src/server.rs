@@ -193,6 +193,9 @@ impl std::fmt::Debug for Running {
 fn lock(data: &Path) -> Result<File, StartError> {
     let error = |source| StartError::Data { path: data.to_owned(), source };
     files::private_directory(data).map_err(error)?;
+    if files::is_open_to_others(data).map_err(error)? {
+        tracing::warn!(directory = %data.display(), "others can look into the data directory; run `chmod go= ` on it");
+    }
     let file = File::create(data.join("lock")).map_err(error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

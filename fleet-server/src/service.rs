@@ -74,6 +74,13 @@ pub trait FleetService: Send + Sync {
     /// When they cannot be read.
     async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError>;
 
+    /// Called after a device was recorded, again or for the first time. A server that is killed may miss it: the database
+    /// is the truth.
+    async fn device_enrolled(&self, _: &Principal) {}
+
+    /// Called after a device was ended for good; what the broker still keeps for it can be cleared. As above.
+    async fn device_decommissioned(&self, _: &Principal) {}
+
     /// Called when no more requests are taken and before broker and database go.
     async fn stopping(&self) {}
 }

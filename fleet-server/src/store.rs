@@ -1,8 +1,10 @@
 //! The database: SQLite in one file, write-ahead logged.
 //!
 //! What is asked of it stands in traits, one per concern ([`EdgeStore`] here), with one suite of tests that is generic
-//! over the trait, so that PostgreSQL can stand beside it. A statement or transaction that was answered survives a crash
-//! of the process; after a power cut the last ones may be missing (`synchronous = NORMAL`), never a part of one.
+//! over the trait, so that PostgreSQL can stand beside it. What was answered survives a crash of the process. After a power
+//! cut the last statements may be missing (`synchronous = NORMAL`), never a part of one, and none that gave or took a
+//! certificate: those go through a connection that syncs (`FULL`), or a token could be used again and a device that was
+//! decommissioned come back.
 
 #[cfg(test)]
 mod conformance;
@@ -17,6 +19,7 @@ pub use model::{
     NewEnrolmentToken, RenewalOutcome, Scope,
 };
 
+use crate::files;
 use sqlx::SqlitePool;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -72,6 +75,8 @@ pub enum StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: SqlitePool,
+    /// One connection, for what must survive a power cut.
+    synced: SqlitePool,
 }
 
 impl Store {
@@ -80,19 +85,21 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened, or was written by a newer version.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        // Other files of the database take over its mode.
+        files::create_private(path)
+            .map_err(|e| StoreError::Open { path: path.to_owned(), source: sqlx::Error::Io(e) })?;
         let options = SqliteConnectOptions::new()
             .filename(path)
-            .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true)
             .disable_statement_logging();
-        let pool = SqlitePoolOptions::new()
-            .max_connections(CONNECTIONS_MAX)
-            .connect_with(options)
-            .await
-            .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+        let open = |source| StoreError::Open { path: path.to_owned(), source };
+        let synced = options.clone().synchronous(SqliteSynchronous::Full);
+        let pool =
+            SqlitePoolOptions::new().max_connections(CONNECTIONS_MAX).connect_with(options).await.map_err(open)?;
+        let synced = SqlitePoolOptions::new().max_connections(1).connect_with(synced).await.map_err(open)?;
         let migrations = MIGRATIONS.iter().map(|&(version, name, sql)| {
             Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
         });
@@ -100,7 +107,7 @@ impl Store {
             .run(&pool)
             .await
             .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
-        Ok(Self { pool })
+        Ok(Self { pool, synced })
     }
 
     /// The connections, for concerns with tables of their own.
@@ -110,6 +117,7 @@ impl Store {
 
     /// Writes everything out and closes the file.
     pub async fn close(&self) {
+        self.synced.close().await;
         self.pool.close().await;
     }
 }
@@ -117,4 +125,21 @@ impl Store {
 /// Names what a statement was for when it fails.
 pub(crate) fn query(what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Query { what, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_migrations_is_run() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut files: Vec<String> = std::fs::read_dir(directory)
+            .expect("there")
+            .map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned())
+            .collect();
+        files.sort();
+        let run: Vec<String> = MIGRATIONS.iter().map(|(version, name, _)| format!("{version:04}_{name}.sql")).collect();
+        assert_eq!(files, run);
+    }
 }

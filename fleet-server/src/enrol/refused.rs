@@ -5,9 +5,8 @@ use crate::store::{EnrolmentRefusal, StoreError};
 use sedge_protocol::enrolment::Refusal;
 use sedge_protocol::id::{Principal, ProjectId};
 use std::error::Error;
-use std::fmt::Write as _;
 
-/// Why a device, or a token for one, is refused. [`codes_table`] lists the words.
+/// Why a device, or a token for one, is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Not our CBOR.
@@ -49,8 +48,8 @@ pub enum Refused {
     /// A project that would make servers of its devices.
     #[error("no project may be called `server`; choose another name")]
     ProjectReserved,
-    /// No such project, or too many tokens.
-    #[error("the project {0} does not exist, or has 10,000 unused tokens; make it, or wait until tokens expire")]
+    /// Too many tokens.
+    #[error("the project {0} has 10,000 unused tokens; use them, or wait until they expire")]
     ProjectFull(ProjectId),
     /// Nothing to trust yet.
     #[error("the project {0} has no publisher root yet; hand it in with `sedge publisher init`")]
@@ -133,7 +132,9 @@ impl From<PkiError> for Refused {
 }
 
 /// The words in Markdown, as `docs/protocol/enrolment.md` shows them.
-pub fn codes_table() -> String {
+#[cfg(test)]
+pub(super) fn codes_table() -> String {
+    use std::fmt::Write as _;
     let device: Principal = "project:device".parse().expect("a name");
     let project = device.project.clone();
     let all = [

@@ -46,7 +46,7 @@ impl DeviceKey {
         let key = SubjectPublicKeyInfo::from_der(spki).map_err(|_| CsrError::Algorithm)?;
         let algorithm = rcgen::PublicKeyData::algorithm(&key);
         let allowed = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
-        if !allowed.contains(&&algorithm) {
+        if !allowed.contains(&algorithm) {
             return Err(CsrError::Algorithm);
         }
         // 3. The sender has the private key.

@@ -64,6 +64,13 @@ impl ServerCertificate {
     }
 }
 
+impl ServerCertificate {
+    /// What is served now.
+    pub(crate) fn current(&self) -> Arc<CertifiedKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ServerCertificate")
@@ -72,7 +79,7 @@ impl fmt::Debug for ServerCertificate {
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.current())
     }
 }
 
@@ -177,5 +184,26 @@ impl ResolvesClientCert for ServerIdentity {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::LIFE_S;
+
+    #[test]
+    fn a_servers_own_certificate_is_exchanged_in_time() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let now = clock::now();
+        let pki = Arc::new(Pki::open(&dir.path().join("pki"), now).expect("opens"));
+        let name = "main".parse().expect("a name");
+        let identity = ServerIdentity { pki, name, current: Mutex::default() };
+        let at = |now: UnixSeconds| identity.current(now).expect("made").end_entity_cert().expect("one").to_vec();
+        let first = at(now);
+        assert_eq!(at(now.plus(LIFE_S / 2)), first);
+        assert_ne!(at(now.plus(LIFE_S * 2 / 3)), first);
+        let peer = crate::pki::Peer::from_certificate(&first).expect("readable");
+        assert_eq!(peer.caller.to_string(), "server:main");
     }
 }

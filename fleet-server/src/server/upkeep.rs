@@ -5,6 +5,7 @@ use crate::broker::Denied;
 use crate::clock;
 use crate::pki::{Pki, ServerCertificate};
 use crate::store::{AuditEntry, EdgeStore};
+use sedge_protocol::time::UnixSeconds;
 use std::collections::HashMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ impl Upkeep {
         self.0.push(tokio::spawn(async move {
             loop {
                 tokio::time::sleep(RENEWAL_STEP).await;
-                if let Err(e) = renew(&pki, &names, &certificate, &link).await {
+                if let Err(e) = renew(&pki, &names, &certificate, &link, clock::now()).await {
                     tracing::error!(error = &*e, "the server's certificate is not renewed; trying again in an hour");
                 }
                 if let Err(e) = store.prune(clock::now()).await {
@@ -70,8 +71,9 @@ async fn renew(
     names: &[String],
     certificate: &ServerCertificate,
     link: &BrokerLink,
+    now: UnixSeconds,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    if pki.renew_server_certificate(names, clock::now())? {
+    if pki.renew_server_certificate(names, now)? {
         certificate.reload(pki)?;
         link.renew_certificate().await?;
         tracing::info!("the server's certificate is renewed");
@@ -104,5 +106,46 @@ async fn write_denials(store: Arc<dyn EdgeStore>, mut denials: mpsc::Receiver<De
         if let Err(e) = store.audit(&entry).await {
             tracing::error!(error = &e as &dyn Error, "a refusal is not in the audit");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EmbeddedBroker;
+    use crate::deny::DenyList;
+    use crate::pki::LIFE_S;
+    use rustls::pki_types::ServerName;
+
+    #[tokio::test]
+    async fn a_renewed_certificate_is_served_by_both_listeners() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Clients look at the clock too, so the first certificate is made in the past and the second one now.
+        let (now, then) = (clock::now(), clock::now().plus(-LIFE_S * 2 / 3));
+        let pki = Arc::new(Pki::open(&dir.path().join("pki"), then).expect("opens"));
+        let names = vec!["localhost".to_owned()];
+        pki.renew_server_certificate(&names, then).expect("made");
+        let certificate = ServerCertificate::load(&pki).expect("loads");
+        let mut settings = EmbeddedBroker::default();
+        settings.listen.set_port(0);
+        let (denied, _receiver) = mpsc::channel(1);
+        let link = BrokerLink::embedded(&settings, &pki, Arc::new(DenyList::default()), denied).await.expect("starts");
+        let addr = link.addr().expect("embedded");
+        let client = pki.mqtt_client(&"main".parse().expect("a name"), &[]).expect("made");
+        let served = async || {
+            let tcp = tokio::net::TcpStream::connect(addr).await.expect("connects");
+            let name = ServerName::try_from("localhost").expect("a name");
+            let tls = tokio_rustls::TlsConnector::from(client.clone()).connect(name, tcp).await.expect("trusted");
+            tls.get_ref().1.peer_certificates().expect("one")[0].to_vec()
+        };
+        let before = served().await;
+        assert_eq!(certificate.current().end_entity_cert().expect("one").to_vec(), before);
+        renew(&pki, &names, &certificate, &link, then.plus(LIFE_S / 2)).await.expect("nothing to do");
+        assert_eq!(served().await, before);
+        renew(&pki, &names, &certificate, &link, now).await.expect("renewed");
+        let after = served().await;
+        assert_ne!(after, before);
+        assert_eq!(certificate.current().end_entity_cert().expect("one").to_vec(), after);
+        link.stop().await;
     }
 }

@@ -58,6 +58,9 @@ mod sqlite {
         assert_eq!(pragma("SELECT journal_mode FROM pragma_journal_mode").await, "wal");
         assert_eq!(pragma("SELECT CAST(foreign_keys AS TEXT) FROM pragma_foreign_keys").await, "1");
         assert_eq!(pragma("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous").await, "1");
+        let row = sqlx::query("SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous");
+        let row = row.fetch_one(&store.synced).await.expect("works");
+        assert_eq!(sqlx::Row::try_get_unchecked::<String, _>(&row, 0).expect("a value"), "2");
         sqlx::query(
             "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
              VALUES (9999, 'future', TRUE, x'00', 0)",

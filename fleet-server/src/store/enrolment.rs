@@ -1,5 +1,5 @@
 //! The transactions that make, renew and end devices. Each begins as a writer, so that what it reads stays true until it
-//! commits.
+//! commits, and is on the disk before it is answered.
 
 use super::model::{Enrolment, EnrolmentOutcome, EnrolmentRefusal, RenewalOutcome};
 use super::{Store, StoreError, query};
@@ -12,7 +12,7 @@ const WRITER: &str = "BEGIN IMMEDIATE";
 
 impl Store {
     async fn write(&self, what: &'static str) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        self.pool.begin_with(WRITER).await.map_err(query(what))
+        self.synced.begin_with(WRITER).await.map_err(query(what))
     }
 
     pub(super) async fn enrol_device(

@@ -134,7 +134,6 @@ async fn what_is_wrong_with_a_request_is_said() {
         ("POST", tokens, json!({ "lifetime_s": 0 }), 400, "invalid", "`lifetime_s` is 0"),
         ("POST", tokens, json!({ "device": "a b" }), 400, "invalid", "is not a device id"),
         ("POST", tokens, json!([]), 400, "invalid", "not as expected"),
-        ("POST", "/api/v1/projects/ghost/enrolment-tokens", json!({}), 409, "project-full", "does not exist"),
         ("POST", "/api/v1/projects/rootless/enrolment-tokens", json!({}), 503, "roots-missing", "no publisher root"),
         ("POST", "/api/v1/projects/server/enrolment-tokens", json!({}), 400, "project-reserved", "no project may"),
         ("POST", "/api/v1/api-tokens", json!({ "name": "a", "scope": "root" }), 400, "invalid", "root"),
@@ -177,6 +176,7 @@ async fn the_first_token_is_private_and_outlives_a_restart() {
     let data = server.dir.path().join("data");
     let mode = |name: &str| std::fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(""), mode("admin-token"), mode("pki"), mode("pki/root.key")), (0o700, 0o600, 0o700, 0o600));
+    assert_eq!((mode("sedge.db"), mode("sedge.db-wal")), (0o600, 0o600));
     // Two servers would not know of each other's denials.
     let e = sedge_fleet_server::server::start(config(&data), Arc::new(StubFleet::default())).await.unwrap_err();
     assert!(e.to_string().contains("another server uses"), "{e}");

@@ -6,7 +6,7 @@ use sedge_fleet_server::broker::{Action, Bounds, EmbeddedBroker};
 use sedge_protocol::limits::PACKET_BYTES_MAX;
 
 use crate::support::broker::{Pki, Site, config};
-use crate::support::mini::{self, Conn, NOT_AUTHORIZED, Opts, fresh, next, open, puback, publish};
+use crate::support::mini::{self, Conn, NOT_AUTHORIZED, Opts, fresh, next, open, puback, publish, soon};
 
 #[tokio::test]
 async fn only_a_certificate_of_our_root_with_a_name_connects() {
@@ -43,7 +43,7 @@ async fn a_device_cannot_reach_another_and_every_attempt_is_audited() {
     a.send(&publish("sedge/1/d/p:b/e", b"evil", 0, false, 0)).await.unwrap();
     assert!(a.publish1("sedge/1/d/p:a/e", b"good", false).await.unwrap() < 0x80);
     assert_eq!(next(&mut server).await.unwrap().1, b"good");
-    assert!(next(&mut server).await.is_none());
+    assert!(soon(&mut server).await.is_none());
 
     let denials = site.denials();
     assert!(denials.iter().any(|d| d.name == "server:main" && d.topic == "sedge/1/#"));
@@ -103,7 +103,7 @@ async fn a_restart_forgets_and_the_server_rebuilds() {
     let broker = EmbeddedBroker::start(again).await.unwrap();
     let mut reader = open(&addr.to_string(), site.pki.client("server:empty"), "server:empty").await;
     reader.sub("sedge/1/d/+/s", 1).await.unwrap();
-    assert!(next(&mut reader).await.is_none());
+    assert!(soon(&mut reader).await.is_none());
     rebuild(&addr.to_string()).await;
     broker.stop().await;
 }
@@ -152,7 +152,7 @@ async fn bounds_of_packet_and_retained_store_hold() {
     let mut reader = site.connect("server:reader").await;
     reader.sub("sedge/1/d/+/s", 1).await.unwrap();
     let mut topics = Vec::new();
-    while let Some((topic, _)) = next(&mut reader).await {
+    while let Some((topic, _)) = soon(&mut reader).await {
         topics.push(topic);
     }
     topics.sort();

@@ -177,8 +177,10 @@ async fn a_decommissioned_device_is_out_for_good() {
 
     // A restart does not forget it.
     let config = crate::support::server::config(&server.dir.path().join("data"));
-    let Server { dir, running, .. } = server;
+    let Server { dir, running, fleet, .. } = server;
     running.shutdown().await;
+    let events = fleet.events.lock().unwrap().clone();
+    assert_eq!(events, ["default:cam-1 came", "default:cam-2 came", "default:cam-1 went", "stopping"]);
     let server = Server::start_in(dir, config).await;
     assert_eq!(code(server.try_renew(Some(&identity), &key).await), (403, "decommissioned".into()));
     let mut conn = Conn::tls(&server.broker(), server.tls(Some(&identity))).await.unwrap();
@@ -225,6 +227,16 @@ async fn slow_and_mute_connections_are_closed() {
     assert!(answer.as_ref().is_err() || answer.as_ref().is_ok_and(|a| a.status == 431), "{answer:?}");
     let answer = https::ask(addr, server.tls(None), "GET", "/readyz", &[], b"").await.unwrap();
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let server = Server::start().await;
+    let mut stream = https::connect(server.running.http_addr, server.tls(None)).await.unwrap();
+    let head = b"POST /enrol/v1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 100\r\n\r\nhalf";
+    stream.write_all(head).await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(20), https::read(&mut stream)).await.expect("in time");
+    assert_eq!(code(decode::<EnrolmentAnswer>(answer.unwrap())), (408, "too-slow".into()));
 }
 
 #[tokio::test]

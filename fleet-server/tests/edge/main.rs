@@ -3,6 +3,7 @@
 
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::print_stderr)]
 
+mod access;
 mod api;
 mod broker;
 mod enrolment;

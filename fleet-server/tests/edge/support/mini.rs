@@ -227,9 +227,18 @@ pub async fn open(addr: &str, client: Arc<rustls::ClientConfig>, id: &str) -> Co
     Conn::open(addr, client, &fresh(id)).await.unwrap()
 }
 
-/// The next PUBLISH within a second, acknowledged: (topic, payload).
+/// The next PUBLISH, acknowledged: (topic, payload). For one that must come.
 pub async fn next(conn: &mut Conn) -> Option<(String, Vec<u8>)> {
-    while let Ok(Some(packet)) = conn.recv_within(1000).await {
+    within(conn, 10_000).await
+}
+
+/// The same, for one that may not come: it is not waited for long.
+pub async fn soon(conn: &mut Conn) -> Option<(String, Vec<u8>)> {
+    within(conn, 600).await
+}
+
+async fn within(conn: &mut Conn, ms: u64) -> Option<(String, Vec<u8>)> {
+    while let Ok(Some(packet)) = conn.recv_within(ms).await {
         if packet.kind == 3 {
             let (topic, payload, id, qos) = parse_publish(&packet);
             if qos == 1 {

@@ -1,4 +1,5 @@
 pub mod broker;
 pub mod https;
 pub mod mini;
+pub mod mosquitto;
 pub mod server;

@@ -16,7 +16,7 @@ use sedge_protocol::enrolment::{
     BODY_BYTES_MAX, ENROL_PATH, EnrolmentAnswer, EnrolmentRequest, EnrolmentToken, RENEW_PATH, Refusal, RenewalAnswer,
     RenewalRequest,
 };
-use sedge_protocol::id::ProjectId;
+use sedge_protocol::id::{Principal, ProjectId};
 use serde_json::json;
 
 use super::https::{Answer, Identity, ask, tls};
@@ -45,6 +45,7 @@ fn capture_log() {
 #[derive(Default)]
 pub struct StubFleet {
     pub site: OnceLock<Site>,
+    pub events: Mutex<Vec<String>>,
 }
 
 #[async_trait]
@@ -52,6 +53,18 @@ impl FleetService for StubFleet {
     async fn started(&self, site: Site) -> Result<Router, AnyError> {
         let _ = self.site.set(site);
         Ok(Router::new().route("/projects/{project}/probe", get(async || "fleet")))
+    }
+
+    async fn device_enrolled(&self, device: &Principal) {
+        self.events.lock().unwrap().push(format!("{device} came"));
+    }
+
+    async fn device_decommissioned(&self, device: &Principal) {
+        self.events.lock().unwrap().push(format!("{device} went"));
+    }
+
+    async fn stopping(&self) {
+        self.events.lock().unwrap().push("stopping".into());
     }
 
     async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError> {
