@@ -6,4 +6,8 @@
 //!
 //! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
 
+pub mod config;
+pub mod latency;
 pub mod plane;
+pub mod source;
+pub mod worker;
