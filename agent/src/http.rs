@@ -24,7 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections open at once; stops a local client from taking all of the agent's descriptors.
+/// Connections open at once; stops a local client from taking all of the agent's descriptors. One that holds them all
+/// denies the endpoint to others, and nothing else.
 const CONNECTIONS_MAX: usize = 32;
 
 /// Why the endpoint is not there.

@@ -1,4 +1,5 @@
 //! The data plane with real worker processes, under load.
+#![allow(clippy::print_stdout, reason = "figures are printed")]
 
 mod common;
 
@@ -185,11 +186,11 @@ async fn a_new_version_takes_over_under_load_and_the_old_one_comes_back() {
     assert_eq!(bench.start_worker(Slot::B, &two).await, Answer::WorkerReady, "given twice");
     assert_eq!(bench.golden(Slot::B).await, Answer::GoldenPassed);
     let ticket = bench.ticket();
-    let limits = ShadowLimits { samples_min: 50, ..ShadowLimits::default() };
+    let limits = ShadowLimits { samples_min: 300, ..ShadowLimits::default() };
     bench.give(Command::BeginShadow { ticket, slot: Slot::B, limits }).await;
     let verdict = loop {
         match bench.answer(ticket).await {
-            Answer::Shadow(verdict) if verdict.samples >= 50 => break verdict,
+            Answer::Shadow(verdict) if verdict.samples >= 300 => break verdict,
             Answer::Shadow(_) => {}
             other => panic!("{other:?}"),
         }

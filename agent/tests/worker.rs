@@ -1,4 +1,5 @@
 //! Real worker processes: what they answer, how they fail, and what they cannot do.
+#![allow(clippy::print_stdout, reason = "figures are printed")]
 
 mod common;
 
@@ -202,4 +203,35 @@ fn a_worker_can_neither_connect_nor_run_nor_write() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(text.matches("denied: ").count(), 10, "{text}");
+}
+
+/// Run in a process of its own by the test below: starts a worker, stops it so that it can't see its socket close, and
+/// ends without tidying up.
+#[tokio::test]
+#[ignore = "ends the process it runs in"]
+async fn leaves_a_stopped_worker_behind() {
+    let worker = start(Deadlines::default()).await;
+    signal(worker.pid(), libc::SIGSTOP);
+    println!("left: {}", worker.pid());
+    std::process::abort();
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_does_not_outlive_the_agent() {
+    let this = std::env::current_exe().expect("known");
+    let arguments = ["--exact", "leaves_a_stopped_worker_behind", "--ignored", "--nocapture"];
+    let output = std::process::Command::new(this).args(arguments).output().expect("run");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let left = text.lines().find_map(|l| l.split_once("left: ")).map(|(_, pid)| pid.to_owned()).expect("a pid");
+    let lives = || {
+        let status = std::fs::read_to_string(format!("/proc/{left}/status")).unwrap_or_default();
+        // Whoever adopts it may not have collected it yet.
+        status.contains("State:") && !status.contains("State:\tZ")
+    };
+    let until = std::time::Instant::now() + common::PATIENCE;
+    while lives() {
+        assert!(std::time::Instant::now() < until, "worker {left} lives on");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
 }

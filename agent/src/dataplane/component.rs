@@ -279,7 +279,7 @@ impl Component {
             self.on_health(now);
         }
         if let Some(shadow) = &mut self.shadow
-            && let Some(verdict) = shadow.to_tell(now)
+            && let Some(verdict) = shadow.due(now)
         {
             let ticket = shadow.ticket;
             self.answer(ticket, Answer::Shadow(verdict));

@@ -19,7 +19,7 @@ pub(super) struct Candidate {
 
 /// The samples in a directory, by name: regular files (or links to them) that are not hidden, being written under a
 /// name for that, or the labels.
-pub(super) fn list(directory: &Path) -> Result<Vec<Candidate>, SourceError> {
+fn list(directory: &Path) -> Result<Vec<Candidate>, SourceError> {
     let failed = |source| SourceError::Read { path: directory.to_owned(), source };
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(failed)? {
@@ -40,6 +40,12 @@ pub(super) fn list(directory: &Path) -> Result<Vec<Candidate>, SourceError> {
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
+}
+
+/// The samples in a directory and their labels. Reads the directory on a thread where that may take its time.
+pub(super) async fn look(directory: PathBuf) -> Result<(Vec<Candidate>, Labels), SourceError> {
+    let look = move || Ok((list(&directory)?, Labels::read(&directory)?));
+    tokio::task::spawn_blocking(look).await.map_err(|e| SourceError::Other(e.to_string()))?
 }
 
 /// Reads one file. Too long a file is read one byte further than a sample may have, and fails where it is processed.

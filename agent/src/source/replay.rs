@@ -43,11 +43,11 @@ impl Source for Replay {
                 return Ok(None);
             }
             // Each round sees what the directory holds by then.
-            let files = directory::list(&self.directory)?;
+            let (files, labels) = directory::look(self.directory.clone()).await?;
             if files.is_empty() {
                 return Err(SourceError::Empty { path: self.directory.clone() });
             }
-            self.labels = Labels::read(&self.directory)?;
+            self.labels = labels;
             self.files = files.into_iter().map(|f| f.name).collect();
             self.next = 0;
         }

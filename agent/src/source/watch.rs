@@ -23,6 +23,7 @@ pub struct Watch {
     looks: Interval,
     seen: HashMap<String, Seen>,
     ready: VecDeque<String>,
+    labels: Labels,
 }
 
 #[derive(Debug)]
@@ -36,12 +37,14 @@ impl Watch {
     pub fn new(directory: PathBuf, interval_ms: u64, delete: bool) -> Self {
         let mut looks = interval(Duration::from_millis(interval_ms.clamp(10, 60_000)));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { directory, delete, looks, seen: HashMap::new(), ready: VecDeque::new() }
+        Self { directory, delete, looks, seen: HashMap::new(), ready: VecDeque::new(), labels: Labels::default() }
     }
 
-    fn look(&mut self) -> Result<(), SourceError> {
+    async fn look(&mut self) -> Result<(), SourceError> {
+        let (files, labels) = directory::look(self.directory.clone()).await?;
+        self.labels = labels;
         let mut before = std::mem::take(&mut self.seen);
-        for file in directory::list(&self.directory)? {
+        for file in files {
             let name = file.name.clone();
             let seen = match before.remove(&name) {
                 Some(seen) if seen.file == file => {
@@ -64,7 +67,7 @@ impl Source for Watch {
         loop {
             if let Some(name) = self.ready.front().cloned() {
                 let path = self.directory.join(&name);
-                let label = Labels::read(&self.directory)?.of(&name);
+                let label = self.labels.of(&name);
                 let result = directory::read(path.clone(), label).await;
                 self.ready.pop_front();
                 if self.delete && result.is_ok() {
@@ -73,7 +76,7 @@ impl Source for Watch {
                 return result.map(Some);
             }
             self.looks.tick().await;
-            self.look()?;
+            self.look().await?;
         }
     }
 }
