@@ -6,4 +6,11 @@
 //!
 //! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
 
+pub mod config;
+pub mod dataplane;
+pub mod http;
+pub mod latency;
 pub mod plane;
+pub mod sink;
+pub mod source;
+pub mod worker;

@@ -1,0 +1,266 @@
+//! What a worker process does: it gives up its rights, loads one bundle, and answers samples until its socket closes.
+//!
+//! Standard input is the socket, standard output the shared window (or nothing), standard error the log. It is started
+//! with an empty environment.
+
+use super::confinement::{ConfinementError, Stage, bound, confine, restrict};
+use super::frame::{self, FrameError};
+use super::message::{Load, Loaded, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload};
+use super::window::{View, WINDOW_BYTES};
+use sedge_protocol::message::{Quantity, Region, ScoredLabel};
+use sedge_protocol::text::one_line;
+use sedge_runtime::api::Meta;
+use sedge_runtime::bundle::Trust;
+use sedge_runtime::sandbox::{CompileError, Compiler, LogLine, MemoryProfile};
+use sedge_runtime::{Outcome, Pipeline, PipelineOptions, Sample, VerifiedBundle, golden};
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::error::Error;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::FromRawFd as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Runs a worker: all that a program has to do which is started as one. Call it first thing in `main`, while the process
+/// has one thread and nothing open.
+pub fn run_worker() -> ExitCode {
+    match Session::begin().and_then(|mut session| session.serve()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Ended::Frame(FrameError::Closed)) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&describe(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a worker ends by itself.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Confinement(#[from] ConfinementError),
+    #[error("talking with the agent")]
+    Frame(#[from] FrameError),
+    #[error("the agent speaks versions {theirs:?} of the worker protocol, this worker {ours}", ours = frame::VERSION)]
+    Versions { theirs: Vec<u8> },
+    #[error("the agent asked for `{0}` where it cannot")]
+    Order(&'static str),
+}
+
+struct Session {
+    socket: File,
+    window: Option<View>,
+    loaded: Option<(VerifiedBundle, Pipeline)>,
+}
+
+/// Settings of a pipeline.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    /// Threads for the model.
+    threads: Option<u8>,
+    /// Memory layout of the sandbox; probed when absent.
+    sandbox_memory: Option<SandboxMemory>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum SandboxMemory {
+    Roomy,
+    Tight,
+}
+
+impl Session {
+    fn begin() -> Result<Self, Ended> {
+        confine()?;
+        let window = View::inherited(1).ok();
+        // SAFETY: descriptors 1 and 2 are open; what is written to standard output from here on is a log line.
+        unsafe { libc::dup2(2, 1) };
+        restrict(Stage::Prepare)?;
+        // SAFETY: standard input is the socket, and nothing else in this process uses it.
+        let socket = unsafe { File::from_raw_fd(0) };
+        let mut session = Self { socket, window, loaded: None };
+        let (request, _) = frame::read(&mut session.socket)?;
+        let Request::Hello { versions, limits } = request else { return Err(Ended::Order("something before hello")) };
+        if !versions.contains(&frame::VERSION) {
+            return Err(Ended::Versions { theirs: versions });
+        }
+        bound(&limits)?;
+        let shared_bytes = session.window.as_ref().map_or(0, |_| WINDOW_BYTES);
+        session.answer(&Reply::Hello { version: frame::VERSION, shared_bytes }, &[])?;
+        Ok(session)
+    }
+
+    fn serve(&mut self) -> Result<(), Ended> {
+        loop {
+            let (request, payload) = frame::read(&mut self.socket)?;
+            let (reply, bytes) = match request {
+                Request::Hello { .. } => return Err(Ended::Order("hello")),
+                Request::Load(_) if self.loaded.is_some() => return Err(Ended::Order("load")),
+                Request::Load(load) => (self.load(&load)?, Vec::new()),
+                Request::Golden {} => (self.golden(), Vec::new()),
+                Request::Process(process) => self.process(&process, payload),
+                Request::Ping {} => (Reply::Pong {}, Vec::new()),
+            };
+            self.answer(&reply, &bytes)?;
+        }
+    }
+
+    fn answer(&mut self, reply: &Reply, payload: &[u8]) -> Result<(), Ended> {
+        Ok(frame::write(&mut self.socket, reply, payload)?)
+    }
+
+    fn load(&mut self, load: &Load) -> Result<Reply, Ended> {
+        let settings = match &load.settings {
+            serde_json::Value::Null => Ok(Settings::default()),
+            given => Settings::deserialize(given),
+        };
+        let settings = match settings {
+            Ok(s) if s.threads.is_none_or(|n| (1..=64).contains(&n)) => s,
+            Ok(_) => return Ok(failed("settings: `threads` is not within 1 and 64")),
+            Err(e) => return Ok(failed(&one_line(&format!("settings: {e}")))),
+        };
+        let bundle = match VerifiedBundle::open(&load.bundle, &Trust::Digest(load.digest)) {
+            Ok(bundle) => bundle,
+            Err(e) => return Ok(failed(&describe(&e))),
+        };
+        let options = match options(&bundle, &settings, load) {
+            Ok(options) => options,
+            Err(e) => return Ok(failed(&e)),
+        };
+        restrict(Stage::Load)?;
+        let pipeline = match Pipeline::load(&bundle, &options) {
+            Ok(pipeline) => pipeline,
+            Err(e) => return Ok(failed(&describe(&e))),
+        };
+        let filtered = restrict(Stage::Serve)?;
+        let model = match bundle.variant().and_then(|v| bundle.file(&v.file)) {
+            Ok(bytes) => sedge_protocol::Sha256Digest::of(bytes),
+            Err(e) => return Ok(failed(&describe(&e))),
+        };
+        let header = &bundle.manifest().bundle;
+        let loaded = Loaded { name: header.name.to_string(), version: header.version.clone(), model, filtered };
+        self.loaded = Some((bundle, pipeline));
+        Ok(Reply::Ready(loaded))
+    }
+
+    fn golden(&mut self) -> Reply {
+        let Some((bundle, pipeline)) = &mut self.loaded else { return failed("no bundle is loaded") };
+        let checked = golden::check(pipeline, bundle);
+        let reset = pipeline.reset();
+        match (checked, reset) {
+            (Ok(results), Ok(())) => Reply::GoldenPassed { samples: u32::try_from(results.len()).unwrap_or(u32::MAX) },
+            (Err(e), _) => failed(&describe(&e)),
+            (_, Err(e)) => failed(&describe(&e)),
+        }
+    }
+
+    fn process(&mut self, process: &Process, payload: Vec<u8>) -> (Reply, Vec<u8>) {
+        let Some((_, pipeline)) = &mut self.loaded else { return (failed("no bundle is loaded"), Vec::new()) };
+        let bytes = match process.shared_bytes {
+            None => Some(payload),
+            Some(bytes) => self.window.as_ref().and_then(|window| window.read(bytes)),
+        };
+        let Some(bytes) = bytes else { return (failed("the sample is not in the shared window"), Vec::new()) };
+        let sample = Sample::new(&process.name, bytes);
+        let meta = Meta {
+            seq: process.seq,
+            timestamp_ns: process.timestamp_ns,
+            source: process.source.clone(),
+            prediction_id: process.prediction_id.clone(),
+            ..Meta::default()
+        };
+        match pipeline.process(&meta, &sample.input()) {
+            Ok(Some(outcome)) => wire(outcome),
+            Ok(None) => (Reply::NotYet {}, Vec::new()),
+            Err(e) => (failed(&describe(&e)), Vec::new()),
+        }
+    }
+}
+
+/// Everything that takes another process is done here, before [`Stage::Load`].
+fn options(bundle: &VerifiedBundle, settings: &Settings, load: &Load) -> Result<PipelineOptions, String> {
+    let profile = match settings.sandbox_memory {
+        None => MemoryProfile::probe(),
+        Some(SandboxMemory::Roomy) => MemoryProfile::Roomy,
+        Some(SandboxMemory::Tight) => MemoryProfile::Tight,
+    };
+    let arguments: Vec<&str> = load.compile_arguments.iter().map(String::as_str).collect();
+    let compiler = Compiler::this_program(&arguments).map_err(|e| format!("looking up this program: {e}"))?;
+    let manifest = bundle.manifest();
+    let mut code = HashMap::new();
+    for file in [&manifest.preprocessor, &manifest.postprocessor].into_iter().filter_map(|p| p.file()) {
+        let compile = |wasm: &[u8]| -> Result<_, CompileError> { compiler.compile(wasm, profile) };
+        let wasm = bundle.file(file).map_err(|e| describe(&e))?;
+        let compiled = compile(wasm).map_err(|e| format!("{file}: {}", describe(&e)))?;
+        code.insert(sedge_protocol::Sha256Digest::of(wasm), compiled);
+    }
+    Ok(PipelineOptions {
+        threads: settings.threads.unwrap_or(1).into(),
+        profile,
+        compiler,
+        code,
+        grants_allowed: load.grants_allowed.clone(),
+        log: Arc::new(show),
+    })
+}
+
+fn wire(outcome: Outcome) -> (Reply, Vec<u8>) {
+    let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+    let t = outcome.timings;
+    let timings = Timings {
+        decode_us: us(t.decode),
+        pre_us: us(t.pre),
+        inference_us: us(t.inference),
+        post_us: us(t.post),
+        crossing_us: us(t.crossing),
+        total_us: us(t.total),
+    };
+    let prediction = |p: sedge_runtime::Prediction| Prediction {
+        id: p.id,
+        labels: p.labels.into_iter().map(|l| ScoredLabel { index: l.index, label: l.label, score: l.score }).collect(),
+        quantities: (p.quantities.into_iter())
+            .map(|q| Quantity { name: q.name, value: q.value, unit: q.unit })
+            .collect(),
+        confidence: p.confidence,
+        region: p.region.map(|r| Region { x: r.x, y: r.y, width: r.width, height: r.height }),
+    };
+    let payload = |p: &sedge_runtime::api::Payload| WirePayload {
+        content_type: p.content_type.clone(),
+        topic_suffix: p.topic_suffix.clone(),
+        bytes: p.body.len(),
+    };
+    let payloads = outcome.payloads.iter().map(payload).collect();
+    let bytes = outcome.payloads.into_iter().flat_map(|p| p.body).collect();
+    let predictions = outcome.predictions.into_iter().map(prediction).collect();
+    (Reply::Outcome(WireOutcome { predictions, payloads, timings }), bytes)
+}
+
+fn failed(detail: &str) -> Reply {
+    Reply::Failed { detail: detail.to_owned() }
+}
+
+fn show(line: &LogLine) {
+    say(&format!("{} {:?}: {}", line.stage, line.level, line.text));
+}
+
+fn say(text: &str) {
+    // Nobody to tell when this fails.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The error and its causes, in one line. Some errors already quote their cause.
+fn describe(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    one_line(&text)
+}

@@ -1,0 +1,412 @@
+//! The data plane with real worker processes, under load.
+#![allow(clippy::print_stdout, reason = "figures are printed")]
+
+mod common;
+
+use common::{PATIENCE, Packed, digits, images, pack, program, signal};
+use sedge_agent::config::{Config, HttpConfig};
+use sedge_agent::dataplane::{DataPlane, Identity, Setup};
+use sedge_agent::plane::{Command, Happening};
+use sedge_agent::source::{Feed, Incoming, feed};
+use sedge_protocol::deployment::{Answer, ShadowLimits, Slot, Ticket};
+use sedge_protocol::id::ComponentName;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+/// A data plane with the component `digits`, fed by hand, whose results go to a file.
+struct Bench {
+    plane: DataPlane,
+    feed: Feed,
+    results: PathBuf,
+    tickets: u64,
+    fed: u64,
+}
+
+fn component() -> ComponentName {
+    "digits".parse().expect("a name")
+}
+
+impl Bench {
+    async fn start(directory: &Path, more: &str) -> Self {
+        let results = directory.join("results.jsonl");
+        let text = format!(
+            "[component.digits.source.hand]\nkind = 'mqtt'\nurl = 'mqtt://site'\ntopic = 'digits'\n\
+             [component.digits.sink.file]\nkind = 'file'\npath = '{}'\nbytes_max = 1000000000\n{more}",
+            results.display()
+        );
+        let mut config: Config = toml::from_str(&text).expect("valid");
+        config.http = Some(HttpConfig { listen: "127.0.0.1:0".parse().expect("an address"), allow_remote: false });
+        let (feed, source) = feed(1);
+        let identity = Identity { dev: "acme:cam-7".parse().expect("valid"), boot: "boot-1".parse().expect("valid") };
+        let sources = HashMap::from([((component(), "hand".to_owned()), Box::new(source) as _)]);
+        let plane = DataPlane::start(Setup { config, program: program(), identity, sources }).await.expect("started");
+        Self { plane, feed, results, tickets: 0, fed: 0 }
+    }
+
+    async fn give(&mut self, command: Command) {
+        self.plane.commands.send((component(), command)).await.expect("taken");
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.tickets += 1;
+        Ticket(self.tickets)
+    }
+
+    /// Waits for a happening; others are let pass.
+    async fn wait<T>(&mut self, what: &str, mut wanted: impl FnMut(&Happening) -> Option<T>) -> T {
+        let found = timeout(PATIENCE, async {
+            loop {
+                let (_, happening) = self.plane.happenings.recv().await.expect("running");
+                if let Some(found) = wanted(&happening) {
+                    return found;
+                }
+            }
+        });
+        found.await.unwrap_or_else(|_| panic!("no {what}"))
+    }
+
+    async fn answer(&mut self, to: Ticket) -> Answer {
+        let wanted = |h: &Happening| match h {
+            Happening::Answer { ticket, answer } if *ticket == to => Some(answer.clone()),
+            _ => None,
+        };
+        self.wait("answer", wanted).await
+    }
+
+    async fn start_worker(&mut self, slot: Slot, packed: &Packed) -> Answer {
+        let ticket = self.ticket();
+        let (bundle, digest, settings) = (packed.path.clone(), packed.digest, Value::Null);
+        self.give(Command::StartWorker { ticket, slot, bundle, digest, settings }).await;
+        self.answer(ticket).await
+    }
+
+    async fn serve(&mut self, slot: Slot, packed: &Packed) -> Answer {
+        let ticket = self.ticket();
+        let (bundle, digest, settings) = (packed.path.clone(), packed.digest, Value::Null);
+        self.give(Command::Serve { ticket, slot, bundle, digest, settings }).await;
+        self.answer(ticket).await
+    }
+
+    async fn golden(&mut self, slot: Slot) -> Answer {
+        let ticket = self.ticket();
+        self.give(Command::RunGolden { ticket, slot }).await;
+        self.answer(ticket).await
+    }
+
+    async fn take_over(&mut self, slot: Slot) -> Answer {
+        let ticket = self.ticket();
+        self.give(Command::TakeOver { ticket, slot }).await;
+        self.answer(ticket).await
+    }
+
+    /// Feeds samples as fast as they are taken, until told to stop; then tells how many.
+    fn load(&self) -> (tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<u64>) {
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let feed = self.feed.clone();
+        let names = names();
+        let task = tokio::spawn(async move {
+            let mut fed = 0;
+            while stopped.try_recv().is_err() {
+                let name = &names[fed as usize % names.len()];
+                assert!(feed.push(incoming(name)).await);
+                fed += 1;
+            }
+            fed
+        });
+        (stop, task)
+    }
+
+    async fn push(&mut self, count: u64) {
+        let names = names();
+        for _ in 0..count {
+            assert!(self.feed.push(incoming(&names[self.fed as usize % names.len()])).await);
+            self.fed += 1;
+        }
+    }
+
+    /// Waits until the results of so many samples are written, and returns them.
+    async fn results(&self, count: u64) -> Vec<Value> {
+        let complete = timeout(PATIENCE, async {
+            loop {
+                let text = std::fs::read_to_string(&self.results).unwrap_or_default();
+                let lines: Vec<&str> = text.split_inclusive('\n').filter(|l| l.ends_with('\n')).collect();
+                if lines.len() as u64 >= count {
+                    return lines.iter().map(|l| serde_json::from_str(l).expect("json")).collect();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        complete.await.expect("every sample is answered")
+    }
+
+    /// The process of the slot's worker, from the list of this process's children.
+    fn pid_serving(&self) -> u32 {
+        let view = self.plane.board.view(&component()).expect("announced");
+        assert!(view.running.is_some());
+        view.pid.expect("known")
+    }
+}
+
+fn names() -> Vec<String> {
+    let entries = std::fs::read_dir(images()).expect("listed").flatten();
+    let names = entries.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".png"));
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+fn incoming(name: &str) -> Incoming {
+    Incoming { ts_ms: 1, name: name.to_owned(), data: common::image(name), label: None }
+}
+
+/// Each sample once, in order.
+fn assert_each_once(results: &[Value], count: u64) {
+    let seqs: Vec<u64> = results.iter().filter_map(|r| r["seq"].as_u64()).collect();
+    assert_eq!(seqs, (1..=count).collect::<Vec<_>>());
+    assert!(results.iter().all(|r| r["result"] == "ok"), "{results:?}");
+}
+
+fn slots(results: &[Value]) -> String {
+    results.iter().filter_map(|r| r["slot"].as_str()).collect::<Vec<_>>().join("")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_version_takes_over_under_load_and_the_old_one_comes_back() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    let mut bench = Bench::start(directory.path(), "").await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    let (stop, load) = bench.load();
+
+    assert_eq!(bench.start_worker(Slot::B, &two).await, Answer::WorkerReady);
+    assert_eq!(bench.start_worker(Slot::B, &two).await, Answer::WorkerReady, "given twice");
+    assert_eq!(bench.golden(Slot::B).await, Answer::GoldenPassed);
+    let ticket = bench.ticket();
+    let limits = ShadowLimits { samples_min: 300, ..ShadowLimits::default() };
+    bench.give(Command::BeginShadow { ticket, slot: Slot::B, limits }).await;
+    let verdict = loop {
+        match bench.answer(ticket).await {
+            Answer::Shadow(verdict) if verdict.samples >= 300 => break verdict,
+            Answer::Shadow(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    println!("shadow: {verdict:?}");
+    assert_eq!(verdict.errors, 0);
+    assert!(verdict.latency_p95_us > 0);
+
+    assert_eq!(bench.take_over(Slot::B).await, Answer::TookOver);
+    bench.give(Command::WatchHealth { slot: Slot::B }).await;
+    let ok = |h: &Happening| matches!(h, Happening::HealthOk { slot: Slot::B }).then_some(());
+    bench.wait("good health", ok).await;
+
+    // Back to the warm old worker, several times, each while samples flow.
+    let mut times = Vec::new();
+    for slot in [Slot::A, Slot::B, Slot::A, Slot::B, Slot::A] {
+        let began = Instant::now();
+        assert_eq!(bench.take_over(slot).await, Answer::TookOver);
+        times.push(began.elapsed());
+    }
+    println!("going back to a warm worker, command to answer: {times:?}");
+    let seen = bench.plane.board.view(&component()).and_then(|v| v.latest).map_or(0, |r| r.seq);
+    let later = timeout(PATIENCE, async {
+        while bench.plane.board.view(&component()).and_then(|v| v.latest).is_none_or(|r| r.seq < seen + 20) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    later.await.expect("samples flow");
+
+    stop.send(()).expect("running");
+    let count = load.await.expect("fed");
+    let results = bench.results(count).await;
+    assert_each_once(&results, count);
+    let slots = slots(&results);
+    println!("{count} samples; served by slot in turn: {}", runs(&slots));
+    assert!(slots.starts_with('a') && slots.ends_with('a') && slots.contains('b'));
+    let model = |slot: &str| results.iter().find(|r| r["slot"] == slot).map(|r| r["model"].clone());
+    assert_ne!(model("a"), model("b"));
+}
+
+/// `a12 b3 a4`
+fn runs(slots: &str) -> String {
+    let mut runs: Vec<(char, u32)> = Vec::new();
+    for c in slots.chars() {
+        match runs.last_mut() {
+            Some((last, n)) if *last == c => *n += 1,
+            _ => runs.push((c, 1)),
+        }
+    }
+    runs.iter().map(|(c, n)| format!("{c}{n}")).collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_dies_or_hangs_is_told_and_started_again_and_no_sample_is_lost() {
+    let directory = tempfile::tempdir().expect("directory");
+    let one = digits(directory.path(), "v1");
+    let quick = "[component.digits.worker]\nping_interval_ms = 50\ndeadlines = { ping_ms = 1000, sample_ms = 2000 }\n";
+    let mut bench = Bench::start(directory.path(), quick).await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    bench.give(Command::WatchHealth { slot: Slot::A }).await;
+    let died = |h: &Happening| matches!(h, Happening::WorkerDied { slot: Slot::A }).then_some(());
+    let ok = |h: &Happening| matches!(h, Happening::HealthOk { slot: Slot::A }).then_some(());
+    let mut fed = 0;
+    for how in [libc::SIGKILL, libc::SIGSTOP] {
+        bench.push(10).await;
+        fed += 10;
+        bench.results(fed).await;
+        let pid = bench.pid_serving();
+        signal(pid, how);
+        bench.push(10).await;
+        fed += 10;
+        bench.wait("death", died).await;
+        bench.wait("good health after it", ok).await;
+        let results = bench.results(fed).await;
+        assert_each_once(&results, fed);
+        assert_ne!(bench.pid_serving(), pid);
+    }
+    let health = bench.plane.board.health().remove(&component()).expect("served");
+    assert_eq!((health.worker_restarts, health.samples, health.errors, health.dropped), (2, fed, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn going_back_does_not_wait_for_a_worker_that_hangs() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    let mut bench = Bench::start(directory.path(), "").await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    assert_eq!(bench.serve(Slot::B, &two).await, Answer::TookOver);
+    bench.push(5).await;
+    bench.results(5).await;
+    signal(bench.pid_serving(), libc::SIGSTOP);
+    // One is stuck with the worker, one waits for it, one in the feed.
+    bench.push(3).await;
+    let began = Instant::now();
+    assert_eq!(bench.take_over(Slot::A).await, Answer::TookOver);
+    let took_over = began.elapsed();
+    let results = bench.results(8).await;
+    println!("from a hanging worker back to a warm one: {took_over:?}; all answered after {:?}", began.elapsed());
+    assert_each_once(&results, 8);
+    assert_eq!(slots(&results), "bbbbbaaa");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_bundle_changes_nothing() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    let change = |manifest: String| manifest.replace("golden/3.png\"\nlabel = \"3\"", "golden/3.png\"\nlabel = \"4\"");
+    let wrong = pack(directory.path(), "v1", "wrong-golden", change);
+    let mut bench = Bench::start(directory.path(), "").await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+
+    let swapped = Packed { path: two.path.clone(), digest: one.digest };
+    let Answer::WorkerFailed { detail } = bench.start_worker(Slot::B, &swapped).await else { panic!("started") };
+    assert!(detail.contains(&two.digest.to_string()), "{detail}");
+    let Answer::WorkerFailed { detail } = bench.take_over(Slot::B).await else { panic!("took over") };
+    assert!(detail.contains("slot B"), "{detail}");
+    assert_eq!(bench.start_worker(Slot::B, &wrong).await, Answer::WorkerReady);
+    let Answer::GoldenFailed { detail } = bench.golden(Slot::B).await else { panic!("passed") };
+    assert!(detail.contains("golden/3.png"), "{detail}");
+    bench.give(Command::StopWorker { slot: Slot::B }).await;
+
+    bench.push(3).await;
+    let results = bench.results(3).await;
+    assert_each_once(&results, 3);
+    assert_eq!(slots(&results), "aaa");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cold_swap_keeps_samples_within_its_budget() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    let mut bench = Bench::start(directory.path(), "").await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    bench.push(3).await;
+    bench.results(3).await;
+
+    let began = Instant::now();
+    bench.give(Command::HoldSamples { bytes_max: 8 << 20 }).await;
+    bench.give(Command::StopWorker { slot: Slot::A }).await;
+    bench.push(40).await;
+    assert_eq!(bench.serve(Slot::B, &two).await, Answer::TookOver);
+    println!("cold swap: {:?}", began.elapsed());
+    let results = bench.results(43).await;
+    assert_each_once(&results, 43);
+    assert_eq!(runs(&slots(&results)), "a3 b40");
+
+    // With room for two only, the newest two remain.
+    let bytes = common::image(&names()[0]).len() as u64;
+    bench.give(Command::HoldSamples { bytes_max: 2 * bytes }).await;
+    bench.give(Command::StopWorker { slot: Slot::B }).await;
+    for _ in 0..10 {
+        assert!(bench.feed.push(incoming(&names()[0])).await);
+    }
+    let held = timeout(PATIENCE, async {
+        // The two in the channels may still be on their way.
+        while bench.plane.board.health().get(&component()).is_none_or(|h| h.samples < 53) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    held.await.expect("all are taken");
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    let results = bench.results(45).await;
+    let last: Vec<u64> = results[43..].iter().filter_map(|r| r["seq"].as_u64()).collect();
+    assert_eq!(last, [52, 53]);
+    let health = bench.plane.board.health().remove(&component()).expect("served");
+    assert_eq!((health.samples, health.dropped), (53, 8));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_http_endpoint_tells_what_there_is() {
+    let directory = tempfile::tempdir().expect("directory");
+    let one = digits(directory.path(), "v1");
+    let mut bench = Bench::start(directory.path(), "").await;
+    let address = bench.plane.http.expect("configured");
+    let get = async |path: &str, host: &str| -> String {
+        let mut tcp = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = String::new();
+        tcp.read_to_string(&mut text).await.expect("read");
+        text
+    };
+    assert!(get("/health", "localhost").await.starts_with("HTTP/1.1 503"));
+    assert!(get("/latest/digits", "localhost").await.starts_with("HTTP/1.1 404"));
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    bench.push(2).await;
+    bench.results(2).await;
+    assert!(get("/health", &format!("127.0.0.1:{}", address.port())).await.starts_with("HTTP/1.1 200"));
+    let latest = get("/latest", "localhost:80").await;
+    assert!(latest.contains("\"labels\"") && latest.contains("digits-boot-1-2"), "{latest}");
+    let metrics = get("/metrics", "localhost").await;
+    assert!(metrics.contains("sedge_samples_total{component=\"digits\"} 2"), "{metrics}");
+    assert!(get("/latest", "evil.example").await.starts_with("HTTP/1.1 421"));
+
+    let everywhere = HttpConfig { listen: "0.0.0.0:0".parse().expect("an address"), allow_remote: false };
+    let refused = sedge_agent::http::start(&everywhere, bench.plane.board.clone()).await.expect_err("refused");
+    assert!(refused.to_string().contains("allow_remote"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_nobody_commands_any_more_all_workers_end() {
+    let directory = tempfile::tempdir().expect("directory");
+    let one = digits(directory.path(), "v1");
+    let mut bench = Bench::start(directory.path(), "[component.digits.sink.server]\nkind = 'mqtt'\n").await;
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    bench.push(1).await;
+    let telemetry = |h: &Happening| match h {
+        Happening::Telemetry(t) => Some(sedge_protocol::message::Message::to_cbor(t)),
+        _ => None,
+    };
+    bench.wait("telemetry", telemetry).await.expect("a valid message");
+    let pid = bench.pid_serving();
+    let Bench { plane, .. } = bench;
+    let DataPlane { commands, mut happenings, .. } = plane;
+    drop(commands);
+    let ended = timeout(PATIENCE, async { while happenings.recv().await.is_some() {} });
+    ended.await.expect("the channel is closed");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
