@@ -6,4 +6,13 @@
 //!
 //! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
 
+pub mod clock;
+pub mod config;
+pub mod disk;
+pub mod enrol;
+pub mod http;
+pub mod identity;
 pub mod plane;
+#[cfg(test)]
+mod testing;
+pub mod tls;

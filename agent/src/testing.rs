@@ -1,0 +1,3 @@
+//! What tests share: a certificate authority, a scripted broker, a disk with faults, and two repositories.
+
+pub(crate) mod pki;
