@@ -16,3 +16,4 @@ pub mod plane;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod transport;
