@@ -12,6 +12,8 @@ pub mod disk;
 pub mod enrol;
 pub mod http;
 pub mod identity;
+pub mod journal;
+pub mod outbox;
 pub mod plane;
 #[cfg(test)]
 mod testing;
