@@ -1,252 +1,209 @@
-//! What a device's owner sets about samples, workers and results.
+//! The agent's configuration file: where things are, and what this device may use. What runs is not in it; that is
+//! what the server desires and the publisher has signed.
 //!
-//! ```toml
-//! [component.digits]
-//! grants = ["clock"]
-//!
-//! [component.digits.source.conveyor]
-//! kind = "replay"
-//! directory = "/var/lib/sedge/images"
-//! rate_per_s = 5.0
-//!
-//! [component.digits.sink.file]
-//! kind = "file"
-//! path = "/var/lib/sedge/results.jsonl"
-//!
-//! [component.digits.sink.server]
-//! kind = "mqtt"
-//!
-//! [http]
-//! listen = "127.0.0.1:8380"
-//! ```
+//! Unknown keys are refused, so that a misspelt limit is an error and not a limit that was never set. Settings of a
+//! component belong to the data plane and pass through as they are.
 
-use crate::worker::{Deadlines, Limits};
 use sedge_protocol::id::ComponentName;
-use sedge_protocol::manifest::Grant;
-use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use sedge_protocol::limits::COMPONENTS_MAX;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-/// Everything that the data plane is told.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// Components that process samples, by name.
-    pub component: BTreeMap<ComponentName, ComponentConfig>,
-    /// The local HTTP endpoint; none when absent.
-    pub http: Option<HttpConfig>,
-}
+/// Largest file that is read.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// Where state is kept unless something else is said.
+pub const STATE_DIR: &str = "/var/lib/sedge";
 
-/// One component.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ComponentConfig {
-    /// Where its samples come from, by name.
-    pub source: BTreeMap<String, SourceConfig>,
-    /// Where its results go, by name.
-    pub sink: BTreeMap<String, SinkConfig>,
-    /// Host interfaces that its processors may use where their manifest asks for them.
-    pub grants: BTreeSet<Grant>,
-    /// Bounds of its workers.
-    pub worker: WorkerConfig,
-    /// When it is ill.
-    pub health: HealthConfig,
-}
-
-/// A source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum SourceConfig {
-    /// A directory of samples, replayed by name; `labels.csv` in it holds the right answers.
-    Replay {
-        /// The directory.
-        directory: PathBuf,
-        /// Samples a second; 0 is as fast as they are taken.
-        #[serde(default = "one")]
-        rate_per_s: f64,
-        /// Whether it begins anew after the last.
-        #[serde(default = "yes")]
-        looped: bool,
-    },
-    /// A directory in which files appear.
-    Watch {
-        /// The directory.
-        directory: PathBuf,
-        /// Milliseconds between two looks.
-        #[serde(default = "half_a_second")]
-        interval_ms: u64,
-        /// Whether files are deleted when they were read.
-        #[serde(default)]
-        delete: bool,
-    },
-    /// Paths, one a line, on standard input.
-    Stdin {},
-    /// A topic of a broker on the site.
-    Mqtt(MqttSourceConfig),
-}
-
-/// A topic of a broker on the site, over a connection of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MqttSourceConfig {
-    /// `mqtt://host:port`.
-    pub url: String,
-    /// Topic filter; each message is a sample.
-    pub topic: String,
-    /// Messages that wait for the worker; what comes beyond is dropped and counted.
-    #[serde(default = "a_few")]
-    pub samples_max: usize,
-}
-
-/// A sink.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum SinkConfig {
-    /// JSON lines in a file.
-    File {
-        /// The file; older ones are named with `.1`, `.2`, … after it.
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No file, or not readable.
+    #[error("the configuration {} cannot be read", path.display())]
+    Read {
+        /// Its path.
         path: PathBuf,
-        /// Size at which the next file begins.
-        #[serde(default = "eight_mib")]
-        bytes_max: u64,
-        /// Files kept, the current one included.
-        #[serde(default = "four")]
-        files_max: u32,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
     },
-    /// Predictions to the server, as telemetry.
-    Mqtt {},
+    /// Not TOML, or a key that does not exist.
+    #[error("the configuration {} is wrong: {problem}", path.display())]
+    Parse {
+        /// Its path.
+        path: PathBuf,
+        /// Where, what and what would be right.
+        problem: String,
+    },
 }
 
-/// Bounds of a component's workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The configuration.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where identity, journals, slots and outbox are kept.
+    #[serde(default = "state_dir")]
+    pub state_dir: PathBuf,
+    /// Address of the broker, `host:port`, instead of the one that enrolment gave.
+    #[serde(default)]
+    pub broker: Option<String>,
+    /// What downloads may use.
+    #[serde(default)]
+    pub download: DownloadLimits,
+    /// What waits to be sent may use.
+    #[serde(default)]
+    pub outbox: OutboxLimits,
+    /// Seconds between two heartbeats.
+    #[serde(default = "health_interval_s")]
+    pub health_interval_s: u32,
+    /// Components known here, with what the data plane needs for each.
+    #[serde(default)]
+    pub components: BTreeMap<ComponentName, toml::Table>,
+}
+
+/// What downloads may use.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DownloadLimits {
+    /// Bytes per second at most.
+    #[serde(default)]
+    pub bytes_per_s_max: Option<u64>,
+    /// Times of day in UTC during which downloads may run; always where there are none.
+    #[serde(default)]
+    pub windows: Vec<Window>,
+}
+
+/// From one time of day to another, in UTC; over midnight where the end comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Window {
+    from_s: u32,
+    to_s: u32,
+}
+
+/// What waits to be sent may use.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct WorkerConfig {
-    /// What a worker may use.
-    pub limits: Limits,
-    /// How long it may take.
-    pub deadlines: Deadlines,
-    /// Milliseconds between two pings of an idle worker.
-    pub ping_interval_ms: u64,
-    /// Milliseconds that a sample may still take at the old worker when another takes over; then it is given to that.
-    pub drain_ms: u64,
-    /// Milliseconds before a serving worker that died is started again; doubles from death to death.
-    pub restart_ms: u64,
-    /// Most milliseconds before it is started again.
-    pub restart_ms_max: u64,
+pub struct OutboxLimits {
+    /// Bytes of telemetry; the oldest is dropped.
+    pub telemetry_bytes_max: u64,
+    /// Bytes of events; the oldest is dropped. Reports have no such limit: their number is bounded by what they say.
+    pub event_bytes_max: u64,
 }
 
-impl Default for WorkerConfig {
+impl Default for OutboxLimits {
     fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            deadlines: Deadlines::default(),
-            ping_interval_ms: 2_000,
-            drain_ms: 50,
-            restart_ms: 100,
-            restart_ms_max: 30_000,
+        Self { telemetry_bytes_max: 8 << 20, event_bytes_max: 2 << 20 }
+    }
+}
+
+fn state_dir() -> PathBuf {
+    STATE_DIR.into()
+}
+
+const fn health_interval_s() -> u32 {
+    60
+}
+
+impl TryFrom<String> for Window {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no window; expected `HH:MM-HH:MM`, in UTC");
+        let time = |text: &str| {
+            let (h, m) = text.split_once(':')?;
+            let digits = |t: &str, below: u32| t.parse().ok().filter(|n: &u32| t.len() == 2 && *n < below);
+            Some(digits(h, 24)? * 3600 + digits(m, 60)? * 60)
+        };
+        let (from, to) = text.split_once('-').ok_or_else(wrong)?;
+        match (time(from.trim()), time(to.trim())) {
+            (Some(from_s), Some(to_s)) if from_s != to_s => Ok(Self { from_s, to_s }),
+            _ => Err(wrong()),
         }
     }
 }
 
-/// When a serving worker is ill.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct HealthConfig {
-    /// Milliseconds without an answer though a sample waits.
-    pub stall_ms: u64,
-    /// Seconds over which failed samples are counted, at most 300.
-    pub window_s: u16,
-    /// Most samples of 1000 that may fail.
-    pub errors_max_permille: u16,
-    /// Fewer samples than this in the window prove nothing.
-    pub samples_min: u32,
-}
-
-impl Default for HealthConfig {
-    fn default() -> Self {
-        Self { stall_ms: 5_000, window_s: 30, errors_max_permille: 200, samples_min: 10 }
+impl Window {
+    fn holds(self, second_of_day: u32) -> bool {
+        let (after, before) = (second_of_day >= self.from_s, second_of_day < self.to_s);
+        if self.from_s < self.to_s { after && before } else { after || before }
     }
 }
 
-/// The local HTTP endpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct HttpConfig {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// Listen also where others than this machine can reach it. It has no authentication.
-    #[serde(default)]
-    pub allow_remote: bool,
+impl DownloadLimits {
+    /// Whether a download may run at this time. Without a clock to trust, windows cannot be kept, and a device that
+    /// waited for one would never be updated: then it may.
+    pub fn open_at(&self, unix_s: Option<u64>) -> bool {
+        let Some(second) = unix_s.and_then(|s| u32::try_from(s % 86_400).ok()) else { return true };
+        self.windows.is_empty() || self.windows.iter().any(|window| window.holds(second))
+    }
 }
 
-const fn yes() -> bool {
-    true
-}
-const fn one() -> f64 {
-    1.0
-}
-const fn half_a_second() -> u64 {
-    500
-}
-const fn a_few() -> usize {
-    16
-}
-const fn eight_mib() -> u64 {
-    8 << 20
-}
-const fn four() -> u32 {
-    4
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file, the key and what is expected.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        let length = std::fs::metadata(path).map_err(failed)?.len();
+        if length > CONFIG_BYTES_MAX {
+            let problem = format!("it has {length} bytes, at most {CONFIG_BYTES_MAX} are read");
+            return Err(ConfigError::Parse { path: path.to_owned(), problem });
+        }
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        Self::parse(&text).map_err(|problem| ConfigError::Parse { path: path.to_owned(), problem })
+    }
+
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// What is wrong, with its line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|e| e.to_string())?;
+        if config.components.len() > COMPONENTS_MAX {
+            return Err(format!("{} components; at most {COMPONENTS_MAX}", config.components.len()));
+        }
+        if !(1..=86_400).contains(&config.health_interval_s) {
+            return Err(format!("`health_interval_s` is {}; expected 1 to 86400", config.health_interval_s));
+        }
+        if config.download.bytes_per_s_max == Some(0) {
+            return Err("`download.bytes_per_s_max` is 0; leave it out to set no limit".to_owned());
+        }
+        Ok(config)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const EXAMPLE: &str = r#"
-        [component.digits]
-        grants = ["clock"]
-        [component.digits.source.conveyor]
-        kind = "replay"
-        directory = "/images"
-        [component.digits.source.site]
-        kind = "mqtt"
-        url = "mqtt://localhost:1883"
-        topic = "cameras/1"
-        [component.digits.sink.file]
-        kind = "file"
-        path = "/results.jsonl"
-        [component.digits.sink.server]
-        kind = "mqtt"
-        [component.digits.worker]
-        drain_ms = 20
-        deadlines = { sample_ms = 500 }
-        [http]
-        listen = "127.0.0.1:8380"
-    "#;
-
     #[test]
-    fn the_example_is_read_with_defaults() {
-        let config: Config = toml::from_str(EXAMPLE).expect("valid");
-        let digits = config.component.values().next().expect("one");
-        assert_eq!((digits.source.len(), digits.sink.len()), (2, 2));
-        assert_eq!((digits.worker.drain_ms, digits.worker.deadlines.sample_ms), (20, 500));
-        assert_eq!(digits.worker.deadlines.ping_ms, Deadlines::default().ping_ms);
-        assert!(matches!(digits.source["conveyor"], SourceConfig::Replay { looped: true, .. }));
+    fn settings_of_components_pass_through() {
+        let config = Config::parse(
+            "state_dir = '/tmp/x'\nbroker = 'b:8883'\n[download]\nbytes_per_s_max = 1000\nwindows = ['22:00-06:00']\n\
+             [components.camera]\nsource.directory = '/in'\nanything = 3",
+        )
+        .expect("fine");
+        assert_eq!(config.components.values().next().and_then(|t| t.get("anything")?.as_integer()), Some(3));
+        let at = |h: u64| config.download.open_at(Some(86_400 * 9 + h * 3600));
+        assert_eq!([at(21), at(22), at(0), at(5), at(6)], [false, true, true, true, false]);
+        assert!(config.download.open_at(None));
+        assert_eq!(Config::parse("").map(|c| c.state_dir), Ok(STATE_DIR.into()));
     }
 
     #[test]
-    fn what_is_not_known_is_named() {
-        for (from, to) in [
-            ("directory", "directroy"),
-            ("drain_ms", "drain_s"),
-            ("listen", "lisen"),
-            ("\"replay\"", "\"repaly\""),
-            ("sample_ms", "sample_s"),
-            ("[\"clock\"]", "[\"network\"]"),
+    fn what_is_wrong_is_named() {
+        for (text, expected) in [
+            ("stat_dir = 'x'", "unknown field `stat_dir`"),
+            ("[download]\nwindow = []", "unknown field `window`"),
+            ("[download]\nwindows = ['22-06']", "`22-06` is no window"),
+            ("[download]\nbytes_per_s_max = 0", "bytes_per_s_max"),
+            ("[components.'a b']", "is not a component name"),
+            ("health_interval_s = 0", "health_interval_s"),
         ] {
-            let error = toml::from_str::<Config>(&EXAMPLE.replacen(from, to, 1)).expect_err(to).to_string();
-            assert!(error.contains(to.trim_matches(['"', '[', ']'])), "{error}");
+            let e = Config::parse(text).expect_err(expected);
+            assert!(e.contains(expected), "{e}");
         }
     }
 }

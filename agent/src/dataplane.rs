@@ -5,6 +5,7 @@
 //! reading happenings while it gives commands.
 
 mod component;
+pub mod config;
 mod flow;
 mod health;
 mod intake;
@@ -13,13 +14,13 @@ mod place;
 mod shadow;
 mod tally;
 
-use crate::config::{Config, SinkConfig};
-use crate::http::{self, HttpError};
+use crate::endpoint::{self, HttpError};
 use crate::plane::{Addressed, Command, Happening};
 use crate::sink::{Board, FileSink, FileSinkError};
 use crate::source::Source;
 use crate::worker::WorkerProgram;
 use component::{Component, Parts};
+use config::{Config, SinkConfig};
 use sedge_protocol::id::{BootId, ComponentName, Principal};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -157,7 +158,7 @@ impl DataPlane {
             components.insert(name, (give, parts));
         }
         let http = match &config.http {
-            Some(config) => Some(http::start(config, board.clone()).await?),
+            Some(config) => Some(endpoint::start(config, board.clone()).await?),
             None => None,
         };
         // Nothing runs before everything could be opened.

@@ -1,214 +1,239 @@
-//! The local HTTP endpoint: `/latest`, `/health`, `/metrics`. Read only, without authentication, and therefore on
-//! loopback unless the device's owner says otherwise.
+//! One request over HTTPS: as much of HTTP/1.1 as enrolment needs, with a bound on everything.
 //!
-//! A page in a browser on the device could be led here by a name that resolves to loopback, so there only requests that
-//! name a loopback host are answered.
+//! The peer is the server that the token pins, yet nothing it sends may exhaust this device: the head, the body and the
+//! time are limited, and an answer that was cut is an error and never half an answer.
 
-use crate::config::HttpConfig;
-use crate::sink::{Board, ComponentView};
-use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
-use sedge_protocol::id::ComponentName;
-use serde_json::json;
-use std::fmt::Write as _;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
-/// Connections open at once; stops a local client from taking all of the agent's descriptors. One that holds them all
-/// denies the endpoint to others, and nothing else.
-const CONNECTIONS_MAX: usize = 32;
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why the endpoint is not there.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
-    /// Others than this machine could reach it.
-    #[error(
-        "http: {0} is not a loopback address, and what is there has no authentication; set `allow_remote` if you want that"
-    )]
-    NotLoopback(SocketAddr),
-    /// It can't listen.
-    #[error("http: cannot listen at {address}")]
-    Listen {
+    /// The address is none.
+    #[error("`{0}` is no address; expected `host:port`")]
+    Address(String),
+    /// Nobody answers there.
+    #[error("no connection to {address}; check the network, the address and the port")]
+    Connect {
         /// Where.
-        address: SocketAddr,
+        address: String,
         /// What the system says.
         #[source]
         source: io::Error,
     },
+    /// Somebody answers who is not the server that is meant.
+    #[error("{address} could not prove to be the server that is trusted; the token may be of another server")]
+    Tls {
+        /// Where.
+        address: String,
+        /// What TLS says.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("the connection to {address} broke before the answer was complete; try again")]
+    Cut {
+        /// Where.
+        address: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// It takes too long.
+    #[error("{address} has not answered within {} s; try again", TIMEOUT.as_secs())]
+    Timeout {
+        /// Where.
+        address: String,
+    },
+    /// The answer is not HTTP as expected.
+    #[error("the answer of {address} is not understood: {problem}")]
+    Malformed {
+        /// Where.
+        address: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The answer is too long.
+    #[error("the answer of {address} is longer than {bytes_max} bytes and was not read")]
+    TooLong {
+        /// Where.
+        address: String,
+        /// The limit.
+        bytes_max: usize,
+    },
 }
 
-/// Starts the endpoint, and tells where it listens. It ends with the runtime.
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Host and port of an address.
 ///
 /// # Errors
-/// [`HttpError`] when the address is not allowed or not free.
-pub async fn start(config: &HttpConfig, board: Arc<Board>) -> Result<SocketAddr, HttpError> {
-    let address = config.listen;
-    if !address.ip().is_loopback() && !config.allow_remote {
-        return Err(HttpError::NotLoopback(address));
+/// [`HttpError::Address`].
+pub fn host_port(address: &str) -> Result<(&str, u16), HttpError> {
+    let wrong = || HttpError::Address(sedge_protocol::text::visible(address, 120));
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    match port.parse() {
+        Ok(port) if port != 0 && !host.is_empty() && !host.contains(['/', ' ', '\r', '\n']) => Ok((host, port)),
+        _ => Err(wrong()),
     }
-    let failed = |source| HttpError::Listen { address, source };
-    let tcp = TcpListener::bind(address).await.map_err(failed)?;
-    let bound = tcp.local_addr().map_err(failed)?;
-    let mut router = Router::new()
-        .route("/latest", get(latest))
-        .route("/latest/{component}", get(latest_of))
-        .route("/health", get(health))
-        .route("/metrics", get(metrics))
-        .with_state(board);
-    if bound.ip().is_loopback() {
-        router = router.layer(middleware::from_fn(only_loopback_names));
+}
+
+/// Posts CBOR.
+///
+/// # Errors
+/// [`HttpError`], naming the address and what to do.
+pub async fn post(
+    address: &str,
+    path: &str,
+    tls: Arc<ClientConfig>,
+    body: &[u8],
+    answer_bytes_max: usize,
+) -> Result<Answer, HttpError> {
+    let exchange = exchange(address, path, tls, body, answer_bytes_max);
+    match tokio::time::timeout(TIMEOUT, exchange).await {
+        Ok(result) => result,
+        Err(_) => Err(HttpError::Timeout { address: address.to_owned() }),
     }
-    let listener = Bounded { tcp, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the http endpoint ended");
+}
+
+async fn exchange(
+    address: &str,
+    path: &str,
+    tls: Arc<ClientConfig>,
+    body: &[u8],
+    answer_bytes_max: usize,
+) -> Result<Answer, HttpError> {
+    let owned = || address.to_owned();
+    let (host, port) = host_port(address)?;
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| HttpError::Address(address.to_owned()))?;
+    let stream =
+        TcpStream::connect((host, port)).await.map_err(|source| HttpError::Connect { address: owned(), source })?;
+    let mut stream = TlsConnector::from(tls)
+        .connect(name, stream)
+        .await
+        .map_err(|source| HttpError::Tls { address: owned(), source })?;
+    let cut = |source| HttpError::Cut { address: owned(), source };
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: sedge-agent/{}\r\ncontent-type: application/cbor\r\n\
+         accept: application/cbor\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        env!("CARGO_PKG_VERSION"),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.map_err(cut)?;
+    stream.write_all(body).await.map_err(cut)?;
+    stream.flush().await.map_err(cut)?;
+    read_answer(&mut stream, address, answer_bytes_max).await
+}
+
+async fn read_answer(
+    stream: &mut (impl AsyncRead + Unpin),
+    address: &str,
+    bytes_max: usize,
+) -> Result<Answer, HttpError> {
+    let malformed = |problem: &str| HttpError::Malformed { address: address.to_owned(), problem: problem.to_owned() };
+    let cut = |source| HttpError::Cut { address: address.to_owned(), source };
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+            break end;
         }
-    });
-    Ok(bound)
-}
-
-async fn only_loopback_names(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-    let name = name.map_or(host, |(name, _)| name);
-    let loopback = name == "localhost" || name == "[::1]" || name.starts_with("127.");
-    if loopback {
-        return next.run(request).await;
-    }
-    (StatusCode::MISDIRECTED_REQUEST, "ask for localhost\n").into_response()
-}
-
-async fn latest(State(board): State<Arc<Board>>) -> Response {
-    let records = board.views().into_iter().map(|(name, view)| (name.to_string(), json!(view.latest.as_deref())));
-    Json(serde_json::Value::Object(records.collect())).into_response()
-}
-
-async fn latest_of(State(board): State<Arc<Board>>, Path(component): Path<String>) -> Response {
-    let view = component.parse::<ComponentName>().ok().and_then(|name| board.view(&name));
-    match view.map(|v| v.latest) {
-        None => (StatusCode::NOT_FOUND, "no such component\n").into_response(),
-        Some(None) => (StatusCode::NOT_FOUND, "no result yet\n").into_response(),
-        Some(Some(record)) => Json(json!(*record)).into_response(),
-    }
-}
-
-async fn health(State(board): State<Arc<Board>>) -> Response {
-    let views = board.views();
-    let well = |v: &ComponentView| v.ill.is_none() && v.running.is_some();
-    let code = if views.values().all(well) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let one = |(name, v): (&ComponentName, &ComponentView)| {
-        let reason = v.ill.clone().or_else(|| v.running.is_none().then(|| "no worker serves".to_owned()));
-        let body = json!({ "healthy": well(v), "reason": reason, "slot": v.serving, "running": v.running });
-        (name.to_string(), body)
+        if bytes.len() > HEAD_BYTES_MAX {
+            return Err(malformed("its head does not end"));
+        }
+        read_some(stream, &mut bytes).await.map_err(cut)?;
     };
-    (code, Json(serde_json::Value::Object(views.iter().map(one).collect()))).into_response()
-}
-
-async fn metrics(State(board): State<Arc<Board>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&board)).into_response()
-}
-
-/// The Prometheus text format, version 0.0.4. Names of components need no escaping.
-fn exposition(board: &Board) -> String {
-    type Value = fn(&ComponentView) -> Option<f64>;
-    let families: &[(&str, &str, &str, Value)] = &[
-        ("sedge_up", "gauge", "Whether a worker serves and is not known to be ill.", |v| {
-            Some(f64::from(u8::from(v.ill.is_none() && v.running.is_some())))
-        }),
-        ("sedge_samples_total", "counter", "Samples taken.", |v| Some(v.health.as_ref()?.samples as f64)),
-        ("sedge_errors_total", "counter", "Samples that failed.", |v| Some(v.health.as_ref()?.errors as f64)),
-        ("sedge_dropped_total", "counter", "Samples dropped.", |v| Some(v.health.as_ref()?.dropped as f64)),
-        ("sedge_labelled_total", "counter", "Samples whose right answer is known.", |v| Some(v.labelled as f64)),
-        ("sedge_right_total", "counter", "Of them, those answered right.", |v| Some(v.right as f64)),
-        ("sedge_sink_dropped_total", "counter", "Results that a sink did not take.", |v| Some(v.sink_dropped as f64)),
-        ("sedge_worker_restarts_total", "counter", "Restarts of the worker.", |v| {
-            Some(v.health.as_ref()?.worker_restarts.into())
-        }),
-        ("sedge_worker_memory_bytes", "gauge", "Memory of the worker.", |v| {
-            Some(v.health.as_ref()?.memory_bytes as f64)
-        }),
-        ("sedge_confidence_mean", "gauge", "Mean confidence of the last minutes.", |v| {
-            v.health.as_ref()?.confidence_mean.map(f64::from)
-        }),
-        ("sedge_latency_p50_seconds", "gauge", "Half of the samples took no longer.", |v| {
-            Some(v.health.as_ref()?.latency_p50_us? as f64 / 1e6)
-        }),
-        ("sedge_latency_p95_seconds", "gauge", "95 of 100 samples took no longer.", |v| {
-            Some(v.health.as_ref()?.latency_p95_us? as f64 / 1e6)
-        }),
-        ("sedge_latency_p99_seconds", "gauge", "99 of 100 samples took no longer.", |v| {
-            Some(v.health.as_ref()?.latency_p99_us? as f64 / 1e6)
-        }),
-    ];
-    let views = board.views();
-    let mut text = String::new();
-    for (name, kind, help, value) in families {
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (component, view) in &views {
-            if let Some(value) = value(view) {
-                let _ = writeln!(text, "{name}{{component=\"{component}\"}} {value}");
+    let head = std::str::from_utf8(&bytes[..end]).map_err(|_| malformed("its head is not text"))?;
+    let mut lines = head.split("\r\n");
+    let mut status = lines.next().unwrap_or_default().split(' ');
+    let status = match (status.next(), status.next().map(str::parse::<u16>)) {
+        (Some("HTTP/1.1" | "HTTP/1.0"), Some(Ok(status))) if (200..600).contains(&status) => status,
+        _ => return Err(malformed("it does not begin with a status")),
+    };
+    let mut length = None;
+    for line in lines {
+        let (name, value) = line.split_once(':').ok_or_else(|| malformed("a header has no colon"))?;
+        if name.eq_ignore_ascii_case("content-length") {
+            let value = value.trim().parse::<usize>().map_err(|_| malformed("its content-length is no number"))?;
+            if length.is_some_and(|before| before != value) {
+                return Err(malformed("it has two lengths"));
             }
+            length = Some(value);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            return Err(malformed("it has a transfer-encoding; a content-length is expected"));
         }
     }
-    text
+    let length = length.ok_or_else(|| malformed("it has no content-length"))?;
+    if length > bytes_max {
+        return Err(HttpError::TooLong { address: address.to_owned(), bytes_max });
+    }
+    let mut body = bytes.split_off(end + 4);
+    while body.len() < length {
+        read_some(stream, &mut body).await.map_err(cut)?;
+    }
+    body.truncate(length);
+    Ok(Answer { status, body })
 }
 
-struct Bounded {
-    tcp: TcpListener,
-    places: Arc<Semaphore>,
+async fn read_some(stream: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> io::Result<()> {
+    let mut buffer = [0; 4096];
+    match stream.read(&mut buffer).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        n => {
+            bytes.extend_from_slice(&buffer[..n]);
+            Ok(())
+        }
+    }
 }
 
-struct Connection {
-    tcp: TcpStream,
-    _place: OwnedSemaphorePermit,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl axum::serve::Listener for Bounded {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        loop {
-            // The semaphore is never closed.
-            let Ok(place) = self.places.clone().acquire_owned().await else { return std::future::pending().await };
-            match self.tcp.accept().await {
-                Ok((tcp, from)) => return (Connection { tcp, _place: place }, from),
-                // Too many open files, as a rule: it passes.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
-            }
+    #[test]
+    fn addresses_are_host_and_port() {
+        assert_eq!(host_port("a.example:8443").ok(), Some(("a.example", 8443)));
+        assert_eq!(host_port("[::1]:1").ok(), Some(("::1", 1)));
+        for text in ["", "a", "a:", ":1", "a:0", "a:99999", "a/b:1", "a\r\nx:1"] {
+            assert!(host_port(text).is_err(), "{text}");
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+    #[tokio::test]
+    async fn answers_that_are_not_whole_are_none() {
+        for (answer, expected) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Ok("ok")),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok", Err("broke before")),
+            ("HTTP/1.1 200 OK\r\ncontent-le", Err("broke before")),
+            ("HTTP/1.1 200 OK\r\n\r\nok", Err("no content-length")),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 1\r\n\r\nok", Err("two lengths")),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", Err("transfer-encoding")),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 101\r\n\r\n", Err("longer than 100")),
+            ("SSH-2.0-x\r\n\r\n", Err("does not begin with a status")),
+            (&"x".repeat(40_000), Err("does not end")),
+        ] {
+            let result = read_answer(&mut answer.as_bytes(), "a:1", 100).await;
+            match (result, expected) {
+                (Ok(answer), Ok(body)) => assert_eq!(answer.body, body.as_bytes()),
+                (Err(e), Err(expected)) => assert!(e.to_string().contains(expected), "{e}"),
+                (result, expected) => panic!("{result:?} and not {expected:?}"),
+            }
+        }
     }
 }

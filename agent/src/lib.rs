@@ -8,9 +8,19 @@
 
 pub mod config;
 pub mod dataplane;
+pub mod disk;
+pub mod endpoint;
+pub mod enrol;
 pub mod http;
+pub mod identity;
+pub mod journal;
 pub mod latency;
+pub mod outbox;
 pub mod plane;
 pub mod sink;
 pub mod source;
+#[cfg(test)]
+mod testing;
+pub mod tls;
+pub mod transport;
 pub mod worker;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{PATIENCE, Packed, digits, images, pack, program, signal};
-use sedge_agent::config::{Config, HttpConfig};
+use sedge_agent::dataplane::config::{Config, HttpConfig};
 use sedge_agent::dataplane::{DataPlane, Identity, Setup};
 use sedge_agent::plane::{Command, Happening};
 use sedge_agent::source::{Feed, Incoming, feed};
@@ -386,7 +386,7 @@ async fn the_http_endpoint_tells_what_there_is() {
     assert!(get("/latest", "evil.example").await.starts_with("HTTP/1.1 421"));
 
     let everywhere = HttpConfig { listen: "0.0.0.0:0".parse().expect("an address"), allow_remote: false };
-    let refused = sedge_agent::http::start(&everywhere, bench.plane.board.clone()).await.expect_err("refused");
+    let refused = sedge_agent::endpoint::start(&everywhere, bench.plane.board.clone()).await.expect_err("refused");
     assert!(refused.to_string().contains("allow_remote"), "{refused}");
 }
 

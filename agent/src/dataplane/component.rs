@@ -8,6 +8,7 @@ mod commands;
 mod events;
 mod results;
 
+use super::config::ComponentConfig;
 use super::flow::{Dispatch, Flow};
 use super::health::{Condition, Watch};
 use super::intake::Taken;
@@ -16,7 +17,6 @@ use super::place::{Place, Restart, Wanted};
 use super::shadow::Shadow;
 use super::tally::Tally;
 use super::{Identity, SinkHandle};
-use crate::config::ComponentConfig;
 use crate::plane::{Addressed, Command, Happening};
 use crate::sink::Board;
 use crate::source::Sample;

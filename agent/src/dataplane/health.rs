@@ -4,7 +4,7 @@
 //! ping is the most that can be known, and counts unless the latest sample failed. Ill is one that lets samples wait, or
 //! fails too many; anything in between is not told as either.
 
-use crate::config::HealthConfig;
+use super::config::HealthConfig;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

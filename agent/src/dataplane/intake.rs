@@ -1,6 +1,6 @@
 //! Leads a component's sources into one bounded channel. One sample waits in it; the others wait in their sources.
 
-use crate::config::SourceConfig;
+use super::config::SourceConfig;
 use crate::source::{Incoming, PathLines, Replay, Source, Watch};
 use sedge_protocol::id::ComponentName;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Keeps one worker process: starts it, passes jobs on, pings it when idle, and tells when and why it ended.
 
+use super::config::WorkerConfig;
 use super::flow::Dispatch;
-use crate::config::WorkerConfig;
 use crate::source::Sample;
 use crate::worker::{Answer, Load, Loaded, Worker, WorkerError, WorkerProgram};
 use sedge_protocol::deployment::{Slot, Ticket};
