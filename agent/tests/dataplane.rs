@@ -103,6 +103,17 @@ impl Bench {
         self.answer(ticket).await
     }
 
+    /// Stops the worker that serves, and waits until that was done: commands and samples take different ways.
+    async fn stop_serving(&mut self, slot: Slot) {
+        self.give(Command::StopWorker { slot }).await;
+        let done = timeout(PATIENCE, async {
+            while self.plane.board.view(&component()).is_some_and(|v| v.serving.is_some()) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        done.await.expect("nothing serves");
+    }
+
     /// Feeds samples as fast as they are taken, until told to stop; then tells how many.
     fn load(&self) -> (tokio::sync::oneshot::Sender<()>, tokio::task::JoinHandle<u64>) {
         let (stop, mut stopped) = tokio::sync::oneshot::channel();
@@ -329,7 +340,7 @@ async fn a_cold_swap_keeps_samples_within_its_budget() {
 
     let began = Instant::now();
     bench.give(Command::HoldSamples { bytes_max: 8 << 20 }).await;
-    bench.give(Command::StopWorker { slot: Slot::A }).await;
+    bench.stop_serving(Slot::A).await;
     bench.push(40).await;
     assert_eq!(bench.serve(Slot::B, &two).await, Answer::TookOver);
     println!("cold swap: {:?}", began.elapsed());
@@ -340,7 +351,7 @@ async fn a_cold_swap_keeps_samples_within_its_budget() {
     // With room for two only, the newest two remain.
     let bytes = common::image(&names()[0]).len() as u64;
     bench.give(Command::HoldSamples { bytes_max: 2 * bytes }).await;
-    bench.give(Command::StopWorker { slot: Slot::B }).await;
+    bench.stop_serving(Slot::B).await;
     for _ in 0..10 {
         assert!(bench.feed.push(incoming(&names()[0])).await);
     }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{digits, image, load, pack, sample, signal, start};
-use sedge_agent::worker::{Answer, Deadlines, Stage, WorkerError, confine, memory_bytes, restrict};
+use sedge_agent::worker::{Answer, Deadlines, Limits, Stage, Worker, WorkerError, confine, memory_bytes, restrict};
 
 #[tokio::test]
 async fn a_worker_answers_and_its_memory_is_known() {
@@ -203,6 +203,19 @@ fn a_worker_can_neither_connect_nor_run_nor_write() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(text.matches("denied: ").count(), 10, "{text}");
+}
+
+#[tokio::test]
+#[cfg(target_os = "linux")]
+async fn a_worker_that_wants_too_much_memory_ends_and_says_why() {
+    let directory = tempfile::tempdir().expect("directory");
+    let bundle = digits(directory.path(), "v1");
+    let limits = Limits { memory_bytes: 3 << 20, ..Limits::default() };
+    let worker = Worker::start(&common::program(), limits, Deadlines::default(), "test".to_owned()).await;
+    let error = worker.expect("started").load(load(&bundle)).await.expect_err("too little memory");
+    let WorkerError::Ended(exit) = error else { panic!("{error}") };
+    println!("with 3 MiB, the worker {exit}");
+    assert!(exit.status.is_some_and(|s| !s.success()) && exit.last_words.is_some(), "{exit}");
 }
 
 /// Run in a process of its own by the test below: starts a worker, stops it so that it can't see its socket close, and

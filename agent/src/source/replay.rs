@@ -19,7 +19,7 @@ pub struct Replay {
 
 impl Replay {
     /// A source of at most `rate_per_s` samples a second; 0 is as fast as they are taken. Ends after the last sample
-    /// unless `looped`.
+    /// unless `looped`. To be called where a runtime runs.
     pub fn new(directory: PathBuf, rate_per_s: f64, looped: bool) -> Self {
         let ticks = (rate_per_s > 0.0).then(|| {
             let period = Duration::from_secs_f64((1.0 / rate_per_s).clamp(1e-6, 1e6));

@@ -33,7 +33,8 @@ struct Seen {
 }
 
 impl Watch {
-    /// A source that looks every `interval_ms` milliseconds, and deletes what was taken if told to.
+    /// A source that looks every `interval_ms` milliseconds, and deletes what was taken if told to. To be called where
+    /// a runtime runs.
     pub fn new(directory: PathBuf, interval_ms: u64, delete: bool) -> Self {
         let mut looks = interval(Duration::from_millis(interval_ms.clamp(10, 60_000)));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

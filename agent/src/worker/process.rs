@@ -18,12 +18,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Longest line of a worker's log; the rest is cut off.
 const LOG_LINE_BYTES_MAX: usize = 1200;
 /// Lines of a worker's log in one second; the rest is not kept.
 const LOG_LINES_PER_SECOND: u32 = 50;
+
+/// How long the end of a worker's log is awaited.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How a worker is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,14 +118,23 @@ pub enum WorkerError {
 }
 
 /// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit(pub Option<ExitStatus>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// What the system says.
+    pub status: Option<ExitStatus>,
+    /// The last line of its log.
+    pub last_words: Option<String>,
+}
 
 impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Some(status) => write!(f, "ended with {status}"),
-            None => f.write_str("ended"),
+        match self.status {
+            Some(status) => write!(f, "ended with {status}")?,
+            None => f.write_str("ended")?,
+        }
+        match &self.last_words {
+            Some(words) => write!(f, ", its last words: {words}"),
+            None => Ok(()),
         }
     }
 }
@@ -130,6 +143,8 @@ impl std::fmt::Display for Exit {
 #[derive(Debug)]
 pub struct Worker {
     child: Child,
+    /// Ends with the log, and yields its last line.
+    log: Option<JoinHandle<Option<String>>>,
     pid: u32,
     socket: UnixStream,
     window: Option<Window>,
@@ -161,12 +176,10 @@ impl Worker {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(output).stderr(Stdio::piped());
         let mut child = spawner::spawn(command).await.map_err(failed)?;
         let pid = child.id().unwrap_or_default();
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(relay_log(stderr, name, pid));
-        }
+        let log = child.stderr.take().map(|stderr| tokio::spawn(relay_log(stderr, name, pid)));
         let socket = UnixStream::from_std(ours).map_err(failed)?;
         let mut worker =
-            Self { child, pid, socket, window, deadlines, compile_arguments: program.compile_arguments.clone() };
+            Self { child, log, pid, socket, window, deadlines, compile_arguments: program.compile_arguments.clone() };
         let hello = Request::Hello { versions: vec![frame::VERSION], limits };
         match worker.ask("hello", &hello, &[], deadlines.hello_ms).await? {
             (Reply::Hello { version: frame::VERSION, shared_bytes }, _) => {
@@ -252,7 +265,14 @@ impl Worker {
 
     /// Waits for its end. May be dropped and called again.
     pub async fn ended(&mut self) -> Exit {
-        Exit(self.child.wait().await.ok())
+        let status = self.child.wait().await.ok();
+        // The compiling child may hold the log open a little longer.
+        let last_words = match &mut self.log {
+            Some(log) => timeout(LAST_WORDS, log).await.ok().and_then(Result::ok).flatten(),
+            None => None,
+        };
+        self.log = None;
+        Exit { status, last_words }
     }
 
     /// Kills it and waits until it is gone, so that its memory is free.
@@ -282,8 +302,8 @@ impl Worker {
                 Vec::new(),
             )),
             Ok(Err(FrameError::Closed | FrameError::Socket(_))) => {
-                let exit = timeout(Duration::from_secs(1), self.child.wait()).await;
-                Err(WorkerError::Ended(Exit(exit.ok().and_then(Result::ok))))
+                let exit = timeout(Duration::from_secs(2), self.ended()).await;
+                Err(WorkerError::Ended(exit.unwrap_or(Exit { status: None, last_words: None })))
             }
             Ok(Err(error)) => Err(WorkerError::Frame(error)),
         }
@@ -297,8 +317,9 @@ fn unexpected(request: &'static str, reply: Reply) -> WorkerError {
     }
 }
 
-/// Passes a worker's log on, line by line, within bounds.
-async fn relay_log(mut from: impl AsyncRead + Unpin, worker: String, pid: u32) {
+/// Passes a worker's log on, line by line, within bounds. The last line that says something, in the end.
+async fn relay_log(mut from: impl AsyncRead + Unpin, worker: String, pid: u32) -> Option<String> {
+    let mut last = None;
     let (mut line, mut buffer) = (Vec::new(), [0; 1024]);
     let (mut second, mut lines, mut dropped) = (tokio::time::Instant::now(), 0, 0u64);
     loop {
@@ -320,11 +341,15 @@ async fn relay_log(mut from: impl AsyncRead + Unpin, worker: String, pid: u32) {
                 let text = sedge_protocol::text::visible(&String::from_utf8_lossy(&line), LOG_LINE_BYTES_MAX);
                 tracing::info!(worker, pid, dropped, "{text}");
                 dropped = 0;
+                // A panic's hint how to get a backtrace says nothing.
+                if !text.starts_with("note:") && !text.trim().is_empty() {
+                    last = Some(text);
+                }
             }
             line.clear();
         }
         if read == 0 {
-            return;
+            return last;
         }
     }
 }
