@@ -6,6 +6,7 @@
 //!
 //! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
 
+pub mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod disk;

@@ -29,7 +29,10 @@ use std::time::Duration;
 
 /// Every change of the schema, in order: number, name, text. Each concern has its own files; none is ever edited once it
 /// was released.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "edge", include_str!("../migrations/0001_edge.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "edge", include_str!("../migrations/0001_edge.sql")),
+    (2, "fleet", include_str!("../migrations/0002_fleet.sql")),
+];
 
 /// Connections: one writes at a time, the others read beside it.
 const CONNECTIONS_MAX: u32 = 4;
