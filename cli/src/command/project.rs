@@ -64,7 +64,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
             let root = repository.first_root()?;
             let server = server.connect()?;
             server.post("projects", &json!({"name": project}))?;
-            let pinned = server.put_bytes(&format!("projects/{project}"), root)?;
+            let pinned = server.put_bytes(&format!("projects/{project}/publisher"), root)?;
             let text = format!("{project} begins; its devices pin the publisher's root {}", pinned["publisher_root"]);
             tell(format, &pinned, &[text])
         }

@@ -1,11 +1,11 @@
 //! The fleet over HTTP, to be nested under `/api/v1` behind whatever tells who is asking.
 //!
 //! ```text
-//! PUT    projects/{project}                                     1.root.json; begins a project
+//! PUT    projects/{project}/publisher                           1.root.json; begins a project
 //! POST   projects/{project}/publisher/files/{name}              a file that the publisher signed
 //! PUT    projects/{project}/bundles                             a packed bundle
 //! GET    projects/{project}/bundles
-//! GET    projects/{project}/devices/{device}/state
+//! GET    projects/{project}/devices/{device}/state              status, desired and reported
 //! PUT    projects/{project}/devices/{device}/desired/{component}           what it is to run
 //! DELETE projects/{project}/devices/{device}/desired/{component}           nothing
 //! POST   projects/{project}/devices/{device}/desired/{component}/rollback  what it ran before
@@ -67,7 +67,7 @@ type Answer<T> = Result<Json<T>, Problem>;
 pub fn router<S: Scope>(fleet: Arc<Fleet>) -> Router {
     let component = "/projects/{project}/devices/{device}/desired/{component}";
     Router::new()
-        .route("/projects/{project}", put(create_project::<S>))
+        .route("/projects/{project}/publisher", put(create_project::<S>))
         .route("/projects/{project}/publisher/files/{name}", post(import::<S>))
         .route("/projects/{project}/bundles", put(add_bundle::<S>).get(bundles::<S>))
         .route("/projects/{project}/devices/{device}/state", get(device::<S>))
@@ -137,6 +137,8 @@ async fn add_bundle<S: Scope>(
     upload: Body,
 ) -> Result<(StatusCode, Json<Artifact>), Problem> {
     let project = project(&scope, &name, Access::Publish)?;
+    let busy = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "others are uploading; repeat it in a minute");
+    let _leave = fleet.may_upload().ok_or_else(busy)?;
     let file = receive(&fleet, upload).await?;
     let (artifact, new) = fleet.add_bundle(&project, file).await?;
     Ok((if new { StatusCode::CREATED } else { StatusCode::OK }, Json(artifact)))

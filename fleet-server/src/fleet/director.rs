@@ -7,6 +7,7 @@
 //! If power dies: a generation and its signatures are one row.
 
 mod keys;
+mod rows;
 mod signed;
 
 pub use keys::{DirectorKeys, KeyError};
@@ -28,8 +29,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// How often a writer begins again when others were faster.
 const TRIES_MAX: usize = 16;
-/// Generations of a device that are remembered to go back to.
-const HISTORY_MAX: i64 = 100;
 
 /// Why a device's desired state is not changed.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +90,6 @@ pub struct Director {
     keys: Mutex<HashMap<ProjectId, Arc<DirectorKeys>>>,
 }
 
-type Row = (i64, String, i64, i64, i64, Vec<u8>, Vec<u8>, Vec<u8>);
-
 impl Director {
     /// Directors whose keys lie in `directory`.
     pub fn new(pool: SqlitePool, directory: &Path, validity: Validity) -> Self {
@@ -130,23 +127,6 @@ impl Director {
         Ok(opened)
     }
 
-    /// A root: of this version, or the newest.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn root(&self, project: &ProjectId, version: Option<u64>) -> Result<Option<Vec<u8>>, StoreError> {
-        let select = "SELECT file FROM director_root WHERE project = ? AND (? IS NULL OR version = ?) \
-                      ORDER BY version DESC LIMIT 1";
-        let row: Option<(Vec<u8>,)> = sqlx::query_as(select)
-            .bind(project.as_str())
-            .bind(version.map(to_signed))
-            .bind(version.map(to_signed))
-            .fetch_optional(&self.pool)
-            .await
-            .doing("read the director's root")?;
-        Ok(row.map(|(file,)| file))
-    }
-
     /// A root's successor with the same keys, once half of its time has passed.
     ///
     /// # Errors
@@ -174,39 +154,6 @@ impl Director {
             .await
             .doing("keep the director's next root")?;
         Ok(true)
-    }
-
-    /// What a device is to run, or `None` before anybody has said so.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn state(&self, device: &Principal) -> Result<Option<DeviceState>, StoreError> {
-        let doing = "read a desired state";
-        let select = "SELECT generation, assignments, snapshot_version, timestamp_version, root_version, targets, \
-                      snapshot, timestamp FROM director_device WHERE project = ? AND device = ?";
-        let row: Option<Row> = sqlx::query_as(select)
-            .bind(device.project.as_str())
-            .bind(device.device.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .doing(doing)?;
-        let Some((generation, assignments, snapshot_version, timestamp_version, root_version, t, s, ts)) = row else {
-            return Ok(None);
-        };
-        let generation = Generation(unsigned(generation));
-        Ok(Some(DeviceState {
-            generation,
-            assignments: serde_json::from_str(&assignments).map_err(|e| StoreError::foreign(doing, e))?,
-            signed: Signed {
-                generation,
-                snapshot_version: unsigned(snapshot_version),
-                timestamp_version: unsigned(timestamp_version),
-                targets: t,
-                snapshot: s,
-                timestamp: ts,
-            },
-            root_version: unsigned(root_version),
-        }))
     }
 
     /// The message for a device, or `None` before anybody has said what it is to run.
@@ -298,67 +245,6 @@ impl Director {
         Ok((set, root_version))
     }
 
-    /// Writes `next` if `before` is still what is there. Whether it was.
-    async fn replace(
-        &self,
-        device: &Principal,
-        before: Option<&DeviceState>,
-        next: &DeviceState,
-        actor: Option<&str>,
-        now: UnixSeconds,
-    ) -> Result<bool, StoreError> {
-        let doing = "write a desired state";
-        let (project, name) = (device.project.as_str(), device.device.as_str());
-        let assignments = serde_json::to_string(&next.assignments).map_err(|e| StoreError::foreign(doing, e))?;
-        let Signed { snapshot_version, timestamp_version, targets, snapshot, timestamp, .. } = &next.signed;
-        let mut transaction = self.pool.begin().await.doing(doing)?;
-        let insert = "INSERT INTO director_device (generation, assignments, snapshot_version, timestamp_version, due, \
-                      root_version, targets, snapshot, timestamp, project, device) \
-                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
-        let update = "UPDATE director_device SET generation = ?, assignments = ?, snapshot_version = ?, \
-                      timestamp_version = ?, due = ?, root_version = ?, targets = ?, snapshot = ?, timestamp = ? \
-                      WHERE project = ? AND device = ? AND generation = ? AND timestamp_version = ?";
-        let mut query = sqlx::query(if before.is_some() { update } else { insert })
-            .bind(to_signed(next.generation.0))
-            .bind(&assignments)
-            .bind(to_signed(*snapshot_version))
-            .bind(to_signed(*timestamp_version))
-            .bind(next.signed.next_due(&self.validity).0)
-            .bind(to_signed(next.root_version))
-            .bind(targets)
-            .bind(snapshot)
-            .bind(timestamp)
-            .bind(project)
-            .bind(name);
-        if let Some(before) = before {
-            query = query.bind(to_signed(before.generation.0)).bind(to_signed(before.signed.timestamp_version));
-        }
-        if query.execute(&mut *transaction).await.doing(doing)?.rows_affected() != 1 {
-            return Ok(false);
-        }
-        if let Some(actor) = actor {
-            sqlx::query("INSERT INTO director_history VALUES (?, ?, ?, ?, ?, ?)")
-                .bind(project)
-                .bind(name)
-                .bind(to_signed(next.generation.0))
-                .bind(&assignments)
-                .bind(actor)
-                .bind(now.0)
-                .execute(&mut *transaction)
-                .await
-                .doing(doing)?;
-            sqlx::query("DELETE FROM director_history WHERE project = ? AND device = ? AND generation <= ?")
-                .bind(project)
-                .bind(name)
-                .bind(to_signed(next.generation.0) - HISTORY_MAX)
-                .execute(&mut *transaction)
-                .await
-                .doing(doing)?;
-        }
-        transaction.commit().await.doing(doing)?;
-        Ok(true)
-    }
-
     /// What a component ran before it ran what it does now: of `generation`, or the newest that names another bundle.
     ///
     /// # Errors
@@ -400,33 +286,6 @@ impl Director {
             }
         }
         Err(none())
-    }
-
-    /// Devices whose signatures are to be renewed by `now`, those that wait longest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn due(&self, now: UnixSeconds, count_max: u32) -> Result<Vec<Principal>, StoreError> {
-        let select = "SELECT project || ':' || device FROM director_device WHERE due <= ? ORDER BY due LIMIT ?";
-        self.devices(sqlx::query_as(select).bind(now.0).bind(count_max)).await
-    }
-
-    /// Every device that has a desired state.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn all(&self, project: Option<&ProjectId>) -> Result<Vec<Principal>, StoreError> {
-        let select = "SELECT project || ':' || device FROM director_device WHERE ? IS NULL OR project = ?";
-        let project = project.map(|project| project.as_str().to_owned());
-        self.devices(sqlx::query_as(select).bind(project.clone()).bind(project)).await
-    }
-
-    async fn devices<'q>(
-        &self,
-        query: sqlx::query::QueryAs<'q, sqlx::Sqlite, (String,), sqlx::sqlite::SqliteArguments>,
-    ) -> Result<Vec<Principal>, StoreError> {
-        let rows: Vec<(String,)> = query.fetch_all(&self.pool).await.doing("list devices")?;
-        Ok(rows.into_iter().filter_map(|(device,)| device.parse().ok()).collect())
     }
 
     /// Renews a device's signatures if they are due. Whether there is something new.

@@ -1,6 +1,7 @@
 //! Doing what the session says: store, acknowledge, answer, serve. It never waits for the broker.
 
 use super::Parts;
+use super::director::DirectorError;
 use super::mqtt::{Arrived, Connection, subscribe};
 use super::outbox::Ready;
 use super::sender::encode;
@@ -27,6 +28,10 @@ const ACK_EVENTS_MAX: usize = 200;
 const INDICES_MAX: usize = 16;
 /// Devices whose signatures are renewed in one go, so that messages do not wait for long.
 const RENEWED_MAX: u32 = 64;
+/// How long signing rests after it has failed; the log would be full of it.
+const RENEW_PAUSE_MS: u64 = 60_000;
+/// How often roots, which live for years, are looked at.
+const ROOTS_MS: u64 = 3_600_000;
 /// When a device that was turned away is to ask again.
 const RETRY_S: u32 = 5;
 
@@ -55,6 +60,9 @@ pub(crate) struct Hub {
     parts: Arc<Parts>,
     indices: Indices,
     filters: Vec<String>,
+    /// When signatures and roots are looked at again.
+    renew_ms: u64,
+    roots_ms: u64,
 }
 
 fn is_telemetry(filter: &str) -> bool {
@@ -64,7 +72,7 @@ fn is_telemetry(filter: &str) -> bool {
 impl Hub {
     pub(crate) fn new(parts: Arc<Parts>) -> Self {
         let filters = server_filters().into_iter().filter(|filter| !is_telemetry(filter)).collect();
-        Self { parts, indices: HashMap::new(), filters }
+        Self { parts, indices: HashMap::new(), filters, renew_ms: 0, roots_ms: ROOTS_MS }
     }
 
     /// Until the connection ends.
@@ -271,20 +279,29 @@ impl Hub {
     async fn tick(&mut self) {
         let now_ms = self.parts.ticks.now_ms();
         self.parts.outbox.carousel(|carousel| carousel.sweep(now_ms));
-        let due = match self.parts.director.due(now(), RENEWED_MAX).await {
-            Ok(due) => due,
-            Err(e) => {
-                tracing::error!("signatures are not renewed: {e}");
-                return;
-            }
-        };
-        for device in due {
-            match self.parts.director.renew(&device, now()).await {
-                Ok(true) => self.parts.outbox.desired(device),
-                Ok(false) => {}
-                Err(e) => tracing::error!(%device, "its signatures are not renewed: {e}"),
+        if now_ms < self.renew_ms {
+            return;
+        }
+        if let Err(e) = self.renew(now_ms).await {
+            tracing::error!(pause_ms = RENEW_PAUSE_MS, "signatures are not renewed: {e}");
+            self.renew_ms = now_ms.saturating_add(RENEW_PAUSE_MS);
+        }
+    }
+
+    async fn renew(&mut self, now_ms: u64) -> Result<(), DirectorError> {
+        let director = &self.parts.director;
+        for device in director.due(now(), RENEWED_MAX).await? {
+            if director.renew(&device, now()).await? {
+                self.parts.outbox.desired(device);
             }
         }
+        if now_ms >= self.roots_ms {
+            self.roots_ms = now_ms.saturating_add(ROOTS_MS);
+            for project in self.parts.publisher.projects().await? {
+                director.renew_root(&project, now()).await?;
+            }
+        }
+        Ok(())
     }
 }
 

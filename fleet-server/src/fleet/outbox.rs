@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 
 /// Acknowledgements, refusals and commands that wait. A device that misses one says its part again.
 const URGENT_MAX: usize = 8192;
-/// Documents that are being sent.
-const DOCUMENTS_MAX: usize = 64;
+/// Bytes of documents that are being sent. Most documents are short; a large bundle's index has some 2 MiB.
+const DOCUMENTS_BYTES_MAX: usize = 64 << 20;
 /// Documents that are being sent to one device.
 const DEVICE_DOCUMENTS_MAX: usize = 2;
 
@@ -99,7 +99,9 @@ impl Outbox {
         };
         queues.documents.retain(|(to, other)| to != device || !same(other));
         let of_device = queues.documents.iter().filter(|(to, _)| to == device).count();
-        let room = queues.documents.len() < DOCUMENTS_MAX && of_device < DEVICE_DOCUMENTS_MAX;
+        let waiting = queues.documents.iter().flat_map(|(_, segments)| segments);
+        let bytes: usize = waiting.chain(&segments).map(|segment| segment.data.len()).sum();
+        let room = bytes <= DOCUMENTS_BYTES_MAX && of_device < DEVICE_DOCUMENTS_MAX;
         if room && !segments.is_empty() {
             queues.documents.push_back((device.clone(), segments.into()));
         }

@@ -26,13 +26,15 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, broadcast, mpsc};
 
 /// How long a command is worth carrying out.
 const COMMAND_VALID_MS: u64 = 10 * 60 * 1000;
 /// Measurements that wait for a slow listener before it misses some.
 const TELEMETRY_MAX: usize = 4096;
 const CONTROL_MAX: usize = 1024;
+/// Uploads at once; each may take its full size on the disk.
+const UPLOADS_MAX: usize = 2;
 
 /// Why something is not done.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +151,7 @@ pub struct Fleet {
     parts: Arc<Parts>,
     control: mpsc::Sender<Control>,
     uploads: PathBuf,
+    uploading: Semaphore,
     limits: FleetLimits,
     _tasks: Vec<Aborted>,
 }
@@ -197,7 +200,8 @@ impl Fleet {
             Aborted::spawn(Hub::new(Arc::clone(&parts)).run(main, controls)),
             Aborted::spawn(run_telemetry(Arc::clone(&parts), telemetry)),
         ];
-        Ok(Self { parts, control, uploads, limits, _tasks: tasks })
+        let uploading = Semaphore::new(UPLOADS_MAX);
+        Ok(Self { parts, control, uploads, uploading, limits, _tasks: tasks })
     }
 
     /// Begins a project with the publisher's first root, and makes its director. The same again changes nothing.
@@ -249,6 +253,11 @@ impl Fleet {
     /// Where uploads are put until they are taken, and how large one may be.
     pub fn uploads(&self) -> (&Path, u64) {
         (&self.uploads, self.limits.upload_bytes_max)
+    }
+
+    /// Leave to upload, for as long as it is held; none while enough others do.
+    pub fn may_upload(&self) -> Option<SemaphorePermit<'_>> {
+        self.uploading.try_acquire().ok()
     }
 
     /// The bundles of a project.

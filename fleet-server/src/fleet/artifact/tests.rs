@@ -150,3 +150,31 @@ async fn what_was_not_released_as_it_is_is_refused() {
     assert!(chain(&e).contains("expired"), "{}", chain(&e));
     assert!(world.artifacts.list(&acme()).await.expect("readable").is_empty());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 300, ..Default::default() })]
+
+    #[test]
+    fn no_upload_is_taken_for_another_and_none_makes_the_reader_panic(
+        flips in proptest::collection::vec((0usize..10_000, 1u8..=255), 0..4),
+        cut in proptest::option::of(0usize..10_000),
+        rest in proptest::collection::vec(proptest::num::u8::ANY, 0..600),
+    ) {
+        let whole = packed("digits", "1.0.0", &[("model.onnx", noise(1, 1_500)), ("labels.txt", noise(2, 70))]);
+        let mut bytes = whole.tar.clone();
+        if let Some(cut) = cut {
+            bytes.truncate(cut);
+            bytes.extend(rest);
+        }
+        for (at, flip) in flips {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte ^= flip;
+            }
+        }
+        if let Ok(layout) = Layout::read(&mut file(&bytes)) {
+            // Only headers have bytes that nothing covers but their own checksum, and a reader that does not look.
+            proptest::prop_assert_eq!((layout.digest, layout.packed_bytes), (whole.digest, whole.tar.len() as u64));
+            proptest::prop_assert_eq!(layout.packed_sha256, Sha256Digest::of(&bytes));
+        }
+    }
+}

@@ -131,7 +131,7 @@ async fn signatures_are_renewed_at_half_of_their_time() {
     let due = first.signed.next_due(&SHORT);
     assert_eq!(due, NOW.plus(43_200));
     assert!(world.director.due(due.plus(-1), 10).await.expect("readable").is_empty());
-    assert_eq!(world.director.due(due, 10).await.expect("readable"), [cam.clone()]);
+    assert_eq!(world.director.due(due, 10).await.expect("readable"), std::slice::from_ref(&cam));
     assert!(!world.director.renew(&cam, due.plus(-1)).await.expect("renewed"));
     assert!(world.director.renew(&cam, due).await.expect("renewed"));
     let second = state().await;

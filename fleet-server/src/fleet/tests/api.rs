@@ -88,8 +88,10 @@ async fn a_bundle_goes_from_the_publisher_to_a_device_and_back() {
     let mut repository = repository(now());
     let root = repository.first_root().expect("signed").to_vec();
     client.refused(Method::GET, &bundles, "", 404, "no-project", "create it with the publisher's first root").await;
-    client.refused(Method::PUT, base, "{}", 422, "metadata-refused", "`1.root.json` is refused").await;
-    let (status, created) = client.ask("ada", Method::PUT, base, root.clone()).await;
+    client
+        .refused(Method::PUT, &format!("{base}/publisher"), "{}", 422, "metadata-refused", "`1.root.json` is refused")
+        .await;
+    let (status, created) = client.ask("ada", Method::PUT, &format!("{base}/publisher"), root.clone()).await;
     assert!(status == 200 && created["director_root"].as_str().is_some_and(|d| d.starts_with("sha256:")));
     let one = packed("digits", "1.0.0", &[("a", noise(1, 60_000))]);
     let two = packed("digits", "1.1.0", &[("a", noise(2, 60_000))]);
@@ -137,7 +139,7 @@ async fn a_bundle_goes_from_the_publisher_to_a_device_and_back() {
         client.ask("ada", Method::POST, &format!("{desired}/rollback"), "").await,
         (200, json!({"generation": 3}))
     );
-    let (_, view) = client.ask("bob", Method::GET, &device, "").await;
+    let (_, view) = client.ask("bob", Method::GET, &format!("{device}/state"), "").await;
     assert_eq!((&view["generation"], &view["presence"]), (&json!(3), &Value::Null));
     assert_eq!(view["desired"]["model"]["digest"], json!(one.digest));
 

@@ -14,17 +14,18 @@ use sedge_protocol::message::{
 };
 use sedge_protocol::topic::DeviceTopic;
 use sedge_protocol::tuf::repository::PublisherRepository;
+use sqlx::SqlitePool;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 async fn start(directory: &Path, port: u16) -> Fleet {
-    let context = FleetContext {
-        pool: pool(directory).await,
-        data_directory: directory.to_owned(),
-        broker: MqttEndpoint::loopback(port),
-        limits: FleetLimits::default(),
-    };
+    start_with(directory, port, pool(directory).await, FleetLimits::default()).await
+}
+
+async fn start_with(directory: &Path, port: u16, pool: SqlitePool, limits: FleetLimits) -> Fleet {
+    let broker = MqttEndpoint::loopback(port);
+    let context = FleetContext { pool, data_directory: directory.to_owned(), broker, limits };
     Fleet::start(context).await.expect("a fleet")
 }
 
@@ -107,7 +108,7 @@ async fn a_device_learns_what_to_run_fetches_it_and_is_heard() {
     };
     cam.say(DeviceTopic::Event, &event).await;
     let ack: Ack = cam.hear(&DeviceTopic::Ack).await;
-    assert_eq!(ack.events, [event.id.clone()]);
+    assert_eq!(ack.events, std::slice::from_ref(&event.id));
     let view = fleet.device(&cam.name).await.expect("known");
     assert_eq!(view.reported.get(&model()).map(|latest| (latest.seq, latest.generation)), Some((7, 1)));
     assert!(view.presence.is_some() && view.generation == generation);
@@ -181,4 +182,41 @@ async fn after_the_broker_has_lost_everything_desired_states_are_back() {
     cam.say(DeviceTopic::Reported, &cam.report(back, 1)).await;
     let ack: Ack = cam.hear(&DeviceTopic::Ack).await;
     assert_eq!(ack.reported_seq, Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signatures_are_renewed_while_devices_run_and_nothing_is_acknowledged_that_is_not_stored() {
+    let Some(broker) = Mosquitto::start().await else { return };
+    let directory = tempfile::tempdir().expect("a directory");
+    let pool = pool(directory.path()).await;
+    let mut limits = FleetLimits::default();
+    limits.validity.timestamp_s = 6;
+    let fleet = start_with(directory.path(), broker.port, pool.clone(), limits).await;
+    let bundle = packed("digits", "1.0.0", &[("model.onnx", noise(6, 50_000))]);
+    let mut repository = published(&fleet, &[&bundle]).await;
+    let mut cam = Simulated::connect(&device("cam-1"), broker.port).await;
+    cam.birth("b1", 1).await;
+    fleet.desire(&cam.name, &model(), &desire(&bundle), "ada").await.expect("assigned");
+    let first: Desired = cam.hear(&DeviceTopic::Desired).await;
+    let second: Desired = cam.hear(&DeviceTopic::Desired).await;
+    assert_eq!((second.generation, &second.director.targets), (first.generation, &first.director.targets));
+    assert_ne!(second.director.timestamp, first.director.timestamp);
+
+    // Newer publisher metadata are pointed to as well.
+    publish(&mut repository, now());
+    for (name, file) in repository.uploads(1).expect("published") {
+        fleet.import(&acme(), &name, file).await.expect("accepted");
+    }
+    let mut told = false;
+    for _ in 0..5 {
+        if told {
+            break;
+        }
+        let desired: Desired = cam.hear(&DeviceTopic::Desired).await;
+        told |= desired.publisher.timestamp_version == first.publisher.timestamp_version + 1;
+    }
+    assert!(told);
+    pool.close().await;
+    cam.say(DeviceTopic::Reported, &cam.report(Generation(1), 1)).await;
+    assert!(cam.hear_within::<Ack>(&DeviceTopic::Ack, Duration::from_secs(2)).await.is_none());
 }
