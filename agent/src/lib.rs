@@ -8,14 +8,22 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod disk;
+pub mod download;
 pub mod enrol;
+pub mod fetch;
 pub mod http;
 pub mod identity;
 pub mod journal;
+pub mod logs;
 pub mod outbox;
 pub mod plane;
+pub mod renewal;
+pub mod site_mqtt;
+pub mod slots;
 #[cfg(test)]
 mod testing;
 pub mod tls;
 pub mod transport;
+pub mod update;
