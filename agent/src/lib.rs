@@ -8,20 +8,28 @@
 
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod dataplane;
 pub mod disk;
+pub mod download;
 pub mod endpoint;
 pub mod enrol;
+pub mod fetch;
 pub mod http;
 pub mod identity;
 pub mod journal;
 pub mod latency;
+pub mod logs;
 pub mod outbox;
 pub mod plane;
+pub mod renewal;
 pub mod sink;
+pub mod site_mqtt;
+pub mod slots;
 pub mod source;
 #[cfg(test)]
 mod testing;
 pub mod tls;
 pub mod transport;
+pub mod update;
 pub mod worker;

@@ -190,6 +190,11 @@ impl Outbox {
         self.reports().any(|(_, tag)| tag.component == *component && tag.seq == seq)
     }
 
+    /// How many reports wait that have this number.
+    pub fn held_with(&self, seq: u64) -> usize {
+        self.reports().filter(|(_, tag)| tag.seq == seq).count()
+    }
+
     fn reports(&self) -> impl Iterator<Item = (u64, &Tag)> {
         let reports = self.entries.iter().filter(|(_, e)| e.class == Class::Report);
         reports.filter_map(|(id, e)| Some((*id, e.tag.as_ref()?)))

@@ -2,4 +2,5 @@
 
 pub(crate) mod broker;
 pub(crate) mod disk;
+pub(crate) mod fleet;
 pub(crate) mod pki;

@@ -136,12 +136,26 @@ impl Broker {
     /// The next connection, with its CONNECT read and not answered.
     pub(crate) async fn accept(&self) -> Peer {
         let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("a connection").expect("accepted");
+        Self::greet(stream).await.expect("CONNECT")
+    }
+
+    async fn greet(stream: TcpStream) -> Option<Peer> {
         stream.set_nodelay(true).expect("option");
         let mut peer = Peer { stream, connect: Connect::of(&[0, 4, b'M', b'Q', b'T', b'T', 5, 0, 0, 0, 0, 0, 0]) };
-        let (kind, body) = peer.read().await.expect("CONNECT");
+        let (kind, body) = peer.read().await?;
         assert_eq!(kind, 0x10);
         peer.connect = Connect::of(&body);
-        peer
+        Some(peer)
+    }
+
+    /// As [`Broker::accept`], however long it takes.
+    pub(crate) async fn accept_patiently(&self) -> Peer {
+        loop {
+            let (stream, _) = self.listener.accept().await.expect("accepted");
+            if let Some(peer) = Self::greet(stream).await {
+                return peer;
+            }
+        }
     }
 
     /// The next connection, accepted.
@@ -244,16 +258,28 @@ impl Peer {
         loop {
             match self.next().await? {
                 Packet::Publish { topic, payload, id, .. } => return Some((topic, payload, id)),
-                Packet::Ping => self.write(&packet(0xd0, &[])).await,
-                Packet::Subscribe { id, filters } => self.suback(id, filters.len()).await,
-                Packet::Unsubscribe { id } => {
-                    let [h, l] = id.to_be_bytes();
-                    self.write(&packet(0xb0, &[h, l, 0, 0])).await;
-                }
-                Packet::PubAck(_) => {}
                 Packet::Disconnect => return None,
+                packet => self.answer(packet).await,
             }
         }
+    }
+
+    /// Answers what any broker answers in the same way.
+    pub(crate) async fn answer(&mut self, received: Packet) {
+        match received {
+            Packet::Ping => self.write(&packet(0xd0, &[])).await,
+            Packet::Subscribe { id, filters } => self.suback(id, filters.len()).await,
+            Packet::Unsubscribe { id } => {
+                let [h, l] = id.to_be_bytes();
+                self.write(&packet(0xb0, &[h, l, 0, 0])).await;
+            }
+            Packet::Publish { .. } | Packet::PubAck(_) | Packet::Disconnect => {}
+        }
+    }
+
+    /// Waits until there is something to read; false when the connection is closed.
+    pub(crate) async fn readable(&self) -> bool {
+        matches!(self.stream.peek(&mut [0]).await, Ok(1))
     }
 
     pub(crate) async fn suback(&mut self, id: u16, filters: usize) {

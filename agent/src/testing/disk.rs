@@ -25,15 +25,27 @@ pub(crate) struct FaultyDisk {
     /// Writing operations before the fault.
     left: AtomicU64,
     dead: AtomicBool,
+    died: tokio::sync::Notify,
 }
 
 impl FaultyDisk {
     pub(crate) fn new(after: u64, fault: Fault) -> Self {
-        Self { inner: FileSystem, fault, left: AtomicU64::new(after), dead: AtomicBool::new(false) }
+        Self {
+            inner: FileSystem,
+            fault,
+            left: AtomicU64::new(after),
+            dead: AtomicBool::new(false),
+            died: tokio::sync::Notify::new(),
+        }
     }
 
     pub(crate) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::SeqCst)
+    }
+
+    /// Waits for the fault.
+    pub(crate) async fn died(&self) {
+        self.died.notified().await;
     }
 
     fn alive(&self) -> io::Result<()> {
@@ -50,6 +62,7 @@ impl FaultyDisk {
         let now = left.is_err() && !self.is_dead();
         if now {
             self.dead.store(true, Ordering::SeqCst);
+            self.died.notify_one();
         }
         Ok(now)
     }

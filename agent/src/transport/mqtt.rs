@@ -199,6 +199,23 @@ impl fmt::Debug for Mqtt {
     }
 }
 
+/// Changes the certificate of a line.
+#[derive(Clone)]
+pub struct TlsHandle(Arc<Shared>);
+
+impl fmt::Debug for TlsHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsHandle")
+    }
+}
+
+impl TlsHandle {
+    /// Uses this configuration from the next connection on.
+    pub fn set(&self, tls: Arc<ClientConfig>) {
+        *self.0.security.lock().unwrap_or_else(PoisonError::into_inner) = Some(Security::Tls(tls));
+    }
+}
+
 impl Drop for Mqtt {
     fn drop(&mut self) {
         self.task.abort();
@@ -216,9 +233,9 @@ impl Mqtt {
         Self { shared, control, bulk, task }
     }
 
-    /// Uses another certificate from the next connection on.
-    pub fn set_tls(&self, tls: Arc<ClientConfig>) {
-        *self.shared.security.lock().unwrap_or_else(PoisonError::into_inner) = Some(Security::Tls(tls));
+    /// Changes the certificate while the line is in use.
+    pub fn tls_handle(&self) -> TlsHandle {
+        TlsHandle(self.shared.clone())
     }
 
     /// Chunks that were dropped because the control loop was busy.
