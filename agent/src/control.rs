@@ -31,7 +31,7 @@ use crate::update::{UpdateStoreError, Updater};
 use component::Component;
 use sedge_protocol::deployment::{Answer, Event, Ticket};
 use sedge_protocol::id::{BootId, ComponentName, Generation, Principal, RequestId};
-use sedge_protocol::message::{Birth, Capabilities, ErrorCode, Message as _, Status, Telemetry, V1};
+use sedge_protocol::message::{Birth, Capabilities, Desired, ErrorCode, Message as _, Status, Telemetry, V1};
 use sedge_protocol::topic::{DeviceTopic, Topic, device_filter};
 use sedge_protocol::{BundleDigest, Sha256Digest};
 use sedge_runtime::VerifiedBundle;
@@ -193,6 +193,8 @@ pub struct Control<T> {
     /// The last desired state that was authorised or refused.
     desired: Option<(Generation, Sha256Digest)>,
     refused: Option<(Sha256Digest, ErrorCode)>,
+    /// To be looked at again: the disk did not let it be.
+    desired_again: Option<Box<Desired>>,
     commands_seen: VecDeque<RequestId>,
     /// What the data plane last said of each component.
     health: BTreeMap<ComponentName, sedge_protocol::message::ComponentHealth>,
@@ -251,6 +253,7 @@ impl<T: Transport> Control<T> {
             connection: 0,
             desired: None,
             refused: None,
+            desired_again: None,
             commands_seen: VecDeque::new(),
             health: BTreeMap::new(),
             health_due_ms: 0,
@@ -341,6 +344,9 @@ impl<T: Transport> Control<T> {
             self.outbox.send_again(now_ms);
             self.outbox.flush();
             self.check_window();
+            if let Some(desired) = self.desired_again.take() {
+                self.desired(*desired);
+            }
         }
         if self.health_due_ms <= now_ms {
             self.health_due_ms = now_ms + u64::from(self.config.health_interval_s) * 1000;

@@ -49,7 +49,8 @@ impl<T: Transport> Control<T> {
         }
     }
 
-    fn desired(&mut self, desired: Desired) {
+    pub(super) fn desired(&mut self, desired: Desired) {
+        self.desired_again = None;
         if self.updater.looking_at() == Some(&desired) {
             return;
         }
@@ -65,7 +66,13 @@ impl<T: Transport> Control<T> {
             Step::Authorized(authorized) => {
                 self.desired = desired.map(|desired| (authorized.generation, desired.hash));
                 self.refused = None;
-                self.order(&authorized, None);
+                if !self.order(&authorized, None) {
+                    self.desired_again = desired.cloned().map(Box::new);
+                }
+            }
+            // Not its fault: it is looked at again, and what was written of it is no harm.
+            Step::Refused(Refusal { code: ErrorCode::StorageFailed, .. }) => {
+                self.desired_again = desired.cloned().map(Box::new);
             }
             Step::Refused(refusal) => {
                 let Some(desired) = desired else { return };
@@ -95,8 +102,9 @@ impl<T: Transport> Control<T> {
         names
     }
 
-    /// Gives each component its order, or one of them alone.
-    fn order(&mut self, authorized: &Authorized, only: Option<&ComponentName>) {
+    /// Gives each component its order, or one of them alone; says whether all could be given.
+    fn order(&mut self, authorized: &Authorized, only: Option<&ComponentName>) -> bool {
+        let mut all = true;
         for (name, target) in &authorized.targets {
             if only.is_some_and(|only| only != name) {
                 continue;
@@ -117,12 +125,14 @@ impl<T: Transport> Control<T> {
                 }
                 if let Err(e) = self.add(name.clone()) {
                     warn!(component = %name, error = update::chain(&e), "its journal cannot be opened");
+                    all = false;
                     continue;
                 }
                 self.boot(name);
             }
             self.event(name, Event::Desired(Box::new(order)));
         }
+        all
     }
 
     pub(super) fn answering(&self, generation: Generation) -> (Generation, Option<sedge_protocol::Sha256Digest>) {

@@ -1,6 +1,7 @@
 //! Updates end to end, against a server and a data plane in the same process: good ones, bad ones, and every way in
 //! which power, disk and line can fail on the way.
 
+use crate::testing::disk::{Fault, FaultyDisk};
 use crate::testing::fleet::*;
 use sedge_protocol::id::Generation;
 use sedge_protocol::message::{
@@ -9,6 +10,7 @@ use sedge_protocol::message::{
 use sedge_protocol::time::UnixSeconds;
 use sedge_protocol::uptane::director_targets;
 use std::sync::Arc;
+use tokio::time::timeout;
 
 /// A device that runs bundle 1 of generation 1, and the server knows.
 async fn running() -> (Server, Device) {
@@ -249,4 +251,72 @@ async fn commands_are_carried_out_once_and_answered() {
     assert_eq!(device.roll_back().await, Ok(()), "and forward again, by hand");
     device.stop().await;
     assert_eq!(device.serving(), Some(digest(2)));
+}
+
+/// Lets an update to bundle 2 meet a fault at the n-th write, and more and more of them until none strikes.
+async fn faults(fault: Fault, wrong_golden: bool) -> u64 {
+    let (server, mut template) = running().await;
+    server.settled().await;
+    template.stop().await;
+    if wrong_golden {
+        template.plane.lock().expect("plane").wrong.insert(digest(2));
+    }
+    let mut n = 0;
+    loop {
+        let server = Server::new().await;
+        let mut device = template.copy(&server);
+        server.desire(&desired(2, 2));
+        let disk = Arc::new(FaultyDisk::new(n, fault));
+        device.start_with(disk.clone());
+        let end = if wrong_golden { "reverted" } else { "committed" };
+        let struck = if fault == Fault::PowerLoss {
+            tokio::select! {
+                biased;
+                () = disk.died() => true,
+                _ = server.reported(2, end) => disk.is_dead(),
+            }
+        } else {
+            server.reported(2, end).await;
+            disk.is_dead()
+        };
+        if fault == Fault::PowerLoss {
+            device.kill().await;
+            let births = server.seen.lock().expect("seen").births.len();
+            device.start();
+            server.until("it is back", |seen| seen.births.len() > births).await;
+            // Interrupted in its trial it is tried again; that it ends, and how, is what counts.
+            server.reported(2, end).await;
+        }
+        // The end may have been reported before the restart: what runs is asked once all is done.
+        server.settled().await;
+        let right = if wrong_golden { digest(1) } else { digest(2) };
+        assert_eq!(device.serving(), Some(right), "{fault:?} at write {n}");
+        device.stop().await;
+        let status = device.status();
+        assert_eq!(status.components[&camera()].active, Some(right), "{fault:?} at write {n}");
+        if !struck {
+            return n;
+        }
+        n += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_lost_at_any_write_ends_committed() {
+    assert!(timeout(20 * PATIENCE, faults(Fault::PowerLoss, false)).await.expect("ends") > 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn power_lost_at_any_write_of_a_bad_update_ends_reverted() {
+    assert!(timeout(20 * PATIENCE, faults(Fault::PowerLoss, true)).await.expect("ends") > 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_once_ends_committed() {
+    assert!(timeout(20 * PATIENCE, faults(Fault::Full, false)).await.expect("ends") > 30);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fails_once_ends_committed() {
+    assert!(timeout(20 * PATIENCE, faults(Fault::Broken, false)).await.expect("ends") > 30);
 }

@@ -20,7 +20,7 @@ impl Bench {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("directory");
         let slots = Slots::new(Arc::new(FileSystem), dir.path());
-        let content: Vec<u8> = (0..70 * CHUNK as u64).map(|i| (i * i >> 7) as u8).collect();
+        let content: Vec<u8> = (0..70 * CHUNK as u64).map(|i| ((i * i) >> 7) as u8).collect();
         let entry = |part: &[u8]| {
             let length = part.len() as u32;
             ChunkEntry { sha256: Sha256Digest::of(part), length_bytes: length, stored_bytes: length }
@@ -65,11 +65,11 @@ fn wants(steps: &[Step]) -> Vec<Want> {
 }
 
 fn answer(steps: &[Step]) -> Option<&Answer> {
-    let last = |step| match step {
-        &Step::Answer(ref answer) if !matches!(answer, Answer::ChunkProgress { .. }) => Some(answer),
+    let answers = steps.iter().filter_map(|step| match step {
+        Step::Answer(answer) => Some(answer),
         _ => None,
-    };
-    steps.iter().find_map(last)
+    });
+    answers.into_iter().find(|answer| !matches!(answer, Answer::ChunkProgress { .. }))
 }
 
 #[test]

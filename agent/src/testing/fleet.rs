@@ -120,7 +120,7 @@ pub(crate) fn publisher_targets() -> Targets {
 /// A director that assigns bundle `n` in this generation.
 pub(crate) fn assigned(generation: u64, n: u8) -> Targets {
     let mut targets = director_targets(&device(), Generation(generation), LATER);
-    let settings = serde_json::json!({ "threshold": "0.5", "deployment": { "probation_s": 1 } });
+    let settings = serde_json::json!({ "threshold": "0.5", "deployment": { "probation_s": 4 } });
     let assignment = Assignment {
         kind: Kind::Model,
         bundle: "digits".parse().expect("name"),
@@ -492,6 +492,18 @@ struct Running {
     local: mpsc::Sender<Local>,
 }
 
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("directory");
+    for entry in std::fs::read_dir(from).expect("list") {
+        let (from, to) = entry.map(|e| (e.path(), to.join(e.file_name()))).expect("entry");
+        if from.is_dir() {
+            copy_dir(&from, &to);
+        } else {
+            std::fs::copy(from, to).expect("copied");
+        }
+    }
+}
+
 impl Device {
     pub(crate) fn new(server: &Server) -> Self {
         let dir = tempfile::tempdir().expect("directory");
@@ -500,6 +512,14 @@ impl Device {
 
     pub(crate) fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// Another device with the same state and data plane.
+    pub(crate) fn copy(&self, server: &Server) -> Self {
+        let copy = Self::new(server);
+        copy_dir(&self.state_dir(), &copy.state_dir());
+        copy.plane.lock().expect("plane").wrong = self.plane.lock().expect("plane").wrong.clone();
+        copy
     }
 
     pub(crate) fn start(&mut self) {
