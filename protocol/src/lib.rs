@@ -20,6 +20,7 @@ pub mod time;
 pub mod topic;
 pub mod tuf;
 pub mod uptane;
+pub mod ustar;
 
 pub use digest::{BundleDigest, Sha256Digest};
 pub use manifest::Manifest;

@@ -8,13 +8,13 @@
 use sedge_protocol::id::BundleName;
 use sedge_protocol::oci::{self, Descriptor, ImageManifest, Index};
 use sedge_protocol::text::visible;
+use sedge_protocol::ustar::{BLOCK, Entry};
 use sedge_protocol::{BundleDigest, Sha256Digest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek as _, SeekFrom};
 
-const BLOCK: usize = 512;
 /// Stops an archive of endless empty entries.
 const ENTRIES_MAX: usize = 10_000;
 /// Zeros behind the last entry; tar programs fill up to some 10 KiB.
@@ -189,32 +189,5 @@ impl<R: Read> Tar<R> {
             }
         }
         Err(wrong(format!("it goes on after its end at byte {}", self.at)))
-    }
-}
-
-struct Entry {
-    name: String,
-    bytes: u64,
-    is_file: bool,
-}
-
-impl Entry {
-    fn parse(header: &[u8; BLOCK]) -> Result<Self, String> {
-        // Offsets and lengths of the fields: POSIX.1-1988.
-        let (name, size, checksum, kind) = (&header[..100], &header[124..136], &header[148..156], header[156]);
-        let sum: u64 =
-            header.iter().enumerate().map(|(i, &b)| u64::from(if (148..156).contains(&i) { b' ' } else { b })).sum();
-        // Programs differ in how they end the number, and in nothing else.
-        if checksum != format!("{sum:06o}\0 ").as_bytes() && checksum != format!("{sum:07o}\0").as_bytes() {
-            return Err("is no tar header, or was changed".to_owned());
-        }
-        if header[345..500].iter().any(|&b| b != 0) || !matches!(kind, b'0' | b'5' | 0) {
-            return Err("is a link, has a long name or an extended header".to_owned());
-        }
-        let name = name.split(|&b| b == 0).next().unwrap_or_default();
-        let name = std::str::from_utf8(name).map_err(|_| "has a name that is not UTF-8".to_owned())?;
-        let digits = std::str::from_utf8(size).unwrap_or_default().trim_end_matches(['\0', ' ']);
-        let bytes = u64::from_str_radix(digits, 8).map_err(|_| format!("(`{}`) has no size", visible(name, 100)))?;
-        Ok(Self { name: name.trim_start_matches("./").to_owned(), bytes, is_file: kind != b'5' })
     }
 }
