@@ -1,9 +1,9 @@
 //! The agent's configuration file: where things are, and what this device may use. What runs is not in it; that is
 //! what the server desires and the publisher has signed.
 //!
-//! Unknown keys are refused, so that a misspelt limit is an error and not a limit that was never set. Settings of a
-//! component belong to the data plane and pass through as they are.
+//! Unknown keys are refused, so that a misspelt limit is an error and not a limit that was never set.
 
+use crate::dataplane::config::{ComponentConfig, Config as DataPlaneConfig, HttpConfig};
 use sedge_protocol::id::ComponentName;
 use sedge_protocol::limits::COMPONENTS_MAX;
 use serde::Deserialize;
@@ -56,9 +56,12 @@ pub struct Config {
     /// Seconds between two heartbeats.
     #[serde(default = "health_interval_s")]
     pub health_interval_s: u32,
-    /// Components known here, with what the data plane needs for each.
+    /// Components that process samples here: their sources, sinks and limits. What they run is not said here.
     #[serde(default)]
-    pub components: BTreeMap<ComponentName, toml::Table>,
+    pub component: BTreeMap<ComponentName, ComponentConfig>,
+    /// The local HTTP endpoint; none when absent.
+    #[serde(default)]
+    pub http: Option<HttpConfig>,
 }
 
 /// What downloads may use.
@@ -94,6 +97,20 @@ pub struct OutboxLimits {
 impl Default for OutboxLimits {
     fn default() -> Self {
         Self { telemetry_bytes_max: 8 << 20, event_bytes_max: 2 << 20 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: state_dir(),
+            broker: None,
+            download: DownloadLimits::default(),
+            outbox: OutboxLimits::default(),
+            health_interval_s: health_interval_s(),
+            component: BTreeMap::new(),
+            http: None,
+        }
     }
 }
 
@@ -161,8 +178,8 @@ impl Config {
     /// What is wrong, with its line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|e| e.to_string())?;
-        if config.components.len() > COMPONENTS_MAX {
-            return Err(format!("{} components; at most {COMPONENTS_MAX}", config.components.len()));
+        if config.component.len() > COMPONENTS_MAX {
+            return Err(format!("{} components; at most {COMPONENTS_MAX}", config.component.len()));
         }
         if !(1..=86_400).contains(&config.health_interval_s) {
             return Err(format!("`health_interval_s` is {}; expected 1 to 86400", config.health_interval_s));
@@ -172,6 +189,11 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// What concerns samples.
+    pub fn data_plane(&self) -> DataPlaneConfig {
+        DataPlaneConfig { component: self.component.clone(), http: self.http }
+    }
 }
 
 #[cfg(test)]
@@ -179,17 +201,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_components_pass_through() {
+    fn what_is_left_out_has_a_default() {
         let config = Config::parse(
             "state_dir = '/tmp/x'\nbroker = 'b:8883'\n[download]\nbytes_per_s_max = 1000\nwindows = ['22:00-06:00']\n\
-             [components.camera]\nsource.directory = '/in'\nanything = 3",
+             [component.camera.source.line]\nkind = 'watch'\ndirectory = '/in'\n[http]\nlisten = '127.0.0.1:8380'",
         )
         .expect("fine");
-        assert_eq!(config.components.values().next().and_then(|t| t.get("anything")?.as_integer()), Some(3));
+        assert_eq!(config.data_plane().component.values().map(|c| c.source.len()).sum::<usize>(), 1);
+        assert!(config.data_plane().http.is_some());
         let at = |h: u64| config.download.open_at(Some(86_400 * 9 + h * 3600));
         assert_eq!([at(21), at(22), at(0), at(5), at(6)], [false, true, true, true, false]);
         assert!(config.download.open_at(None));
-        assert_eq!(Config::parse("").map(|c| c.state_dir), Ok(STATE_DIR.into()));
+        assert_eq!(Config::parse(""), Ok(Config::default()));
     }
 
     #[test]
@@ -199,7 +222,8 @@ mod tests {
             ("[download]\nwindow = []", "unknown field `window`"),
             ("[download]\nwindows = ['22-06']", "`22-06` is no window"),
             ("[download]\nbytes_per_s_max = 0", "bytes_per_s_max"),
-            ("[components.'a b']", "is not a component name"),
+            ("[component.'a b']", "is not a component name"),
+            ("[component.a.source.x]\nkind = 'watch'\ndirectroy = '/in'", "unknown field `directroy`"),
             ("health_interval_s = 0", "health_interval_s"),
         ] {
             let e = Config::parse(text).expect_err(expected);

@@ -77,6 +77,11 @@ pub enum Local {
         /// Where the answer goes.
         answer: oneshot::Sender<Result<(), String>>,
     },
+    /// How the device fares.
+    Status {
+        /// Where the answer goes.
+        answer: oneshot::Sender<StatusFile>,
+    },
 }
 
 /// Checks a staged bundle against digest and length; says what is wrong with it.
@@ -297,13 +302,7 @@ impl<T: Transport> Control<T> {
                 Woken::Stop => break,
                 Woken::Answer(component, ticket, answer) => self.answered(&component, ticket, answer),
                 Woken::Happening(component, happening) => self.happened(&component, happening),
-                Woken::Local(Local::RollBack { component, answer }) => {
-                    // Whoever asked may be gone.
-                    let _ = answer.send(
-                        self.roll_back(&component)
-                            .map_err(|failure| failure.detail.unwrap_or_else(|| failure.code.to_string())),
-                    );
-                }
+                Woken::Local(local) => self.asked(local),
                 Woken::Line(event) => self.line_event(event),
                 Woken::Time => self.time_passed(),
             }

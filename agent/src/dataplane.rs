@@ -21,6 +21,7 @@ use crate::source::Source;
 use crate::worker::WorkerProgram;
 use component::{Component, Parts};
 use config::{Config, SinkConfig};
+use sedge_protocol::deployment::Answer;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -171,7 +172,7 @@ impl DataPlane {
         });
         let components: HashMap<_, _> = components.collect();
         let (commands, given) = mpsc::channel(COMMANDS_MAX);
-        tokio::spawn(distribute(given, components));
+        tokio::spawn(distribute(given, components, tell));
         Ok(Self { commands, happenings, board, http })
     }
 }
@@ -188,12 +189,16 @@ fn open_sink(component: &ComponentName, name: &str, config: &SinkConfig) -> Resu
 async fn distribute(
     mut given: mpsc::Receiver<Addressed<Command>>,
     components: HashMap<ComponentName, mpsc::Sender<Command>>,
+    tell: mpsc::Sender<Addressed<Happening>>,
 ) {
     while let Some((component, command)) = given.recv().await {
-        match components.get(&component) {
+        if let Some(give) = components.get(&component) {
             // It ends only with this task, or when the control plane is gone.
-            Some(give) => drop(give.send(command).await),
-            None => tracing::error!(%component, ?command, "a command for a component that is not configured"),
+            let _ = give.send(command).await;
+        } else if let Some(ticket) = command.ticket() {
+            let detail = format!("component {component} is not in this device's configuration");
+            let answer = Answer::WorkerFailed { detail };
+            let _ = tell.send((component, Happening::Answer { ticket, answer })).await;
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! This crate knows its own desired deployment, never a rollout, and has never heard of other devices.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -19,9 +20,12 @@ pub mod http;
 pub mod identity;
 pub mod journal;
 pub mod latency;
+pub mod local;
+pub mod logging;
 pub mod logs;
 pub mod outbox;
 pub mod plane;
+pub mod program;
 pub mod renewal;
 pub mod sink;
 pub mod site_mqtt;

@@ -80,6 +80,20 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// What its answer carries, for those that are answered.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::StartWorker { ticket, .. }
+            | Self::RunGolden { ticket, .. }
+            | Self::BeginShadow { ticket, .. }
+            | Self::TakeOver { ticket, .. }
+            | Self::Serve { ticket, .. } => Some(*ticket),
+            Self::HoldSamples { .. } | Self::StopWorker { .. } | Self::WatchHealth { .. } => None,
+        }
+    }
+}
+
 /// Something that the data plane tells.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Happening {

@@ -6,6 +6,7 @@ use rumqttc::TlsConfiguration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, Event, Incoming, MqttOptions};
 use rustls::ClientConfig;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,11 +31,26 @@ pub struct SiteBroker {
     /// TLS, for a broker that is not on this machine.
     pub tls: Option<Arc<ClientConfig>>,
     /// Name and password, where it asks for them.
-    pub login: Option<(String, String)>,
+    pub login: Option<SiteLogin>,
     /// Client id, one for each connection.
     pub client_id: String,
     /// What to subscribe.
     pub filter: String,
+}
+
+/// Who the broker is to take this device for.
+#[derive(Clone)]
+pub struct SiteLogin {
+    /// Name.
+    pub name: String,
+    /// Password.
+    pub password: String,
+}
+
+impl fmt::Debug for SiteLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SiteLogin({})", self.name)
+    }
 }
 
 /// A site's broker that cannot be used.
@@ -102,7 +118,7 @@ async fn connection(broker: SiteBroker, to: mpsc::Sender<(String, Vec<u8>)>, dro
     if let Some(tls) = &broker.tls {
         options.set_transport(rumqttc::Transport::tls_with_config(TlsConfiguration::Rustls(tls.clone())));
     }
-    if let Some((name, password)) = &broker.login {
+    if let Some(SiteLogin { name, password }) = &broker.login {
         options.set_credentials(name, password);
     }
     options.set_keep_alive(KEEP_ALIVE);

@@ -13,12 +13,14 @@ pub(crate) mod server;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
+use sedge_agent::worker::WorkerProgram;
 use sedge_protocol::manifest::Grant;
 use sedge_protocol::signature::{PublicKey, SecretKey, TrustPolicy};
 use sedge_runtime::api::Level;
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::pipeline::PipelineOptions;
 use sedge_runtime::sandbox::{Compiler, LogLine, MemoryProfile, compile_child};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -130,6 +132,9 @@ fn profile(name: &str) -> MemoryProfile {
     if name == "tight" { MemoryProfile::Tight } else { MemoryProfile::Roomy }
 }
 
+/// The word after `internal` that makes this program a worker of the agent.
+pub(crate) const WORKER: &str = "agent-worker";
+
 /// What sedge starts itself for.
 #[derive(Subcommand)]
 pub(crate) enum Internal {
@@ -139,10 +144,26 @@ pub(crate) enum Internal {
         #[arg(value_parser = ["roomy", "tight"])]
         profile: String,
     },
+    /// The agent, as `sedge-agent` has it.
+    #[command(disable_help_flag = true)]
+    Agent {
+        /// What `sedge-agent` takes.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 pub(crate) fn internal(command: &Internal) -> Result<ExitCode> {
-    let Internal::CompileProcessor { profile: name } = command;
-    compile_child(profile(name))?;
-    Ok(ExitCode::SUCCESS)
+    match command {
+        Internal::CompileProcessor { profile: name } => {
+            compile_child(profile(name))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Internal::Agent { arguments } => {
+            let worker = WorkerProgram::this_program(&["internal", WORKER], &["internal", "compile-processor"])
+                .context("looking up this program")?;
+            let name = OsString::from("sedge-agent");
+            Ok(sedge_agent::cli::main(std::iter::once(&name).chain(arguments).cloned(), &worker))
+        }
+    }
 }

@@ -55,6 +55,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything opens files or makes threads: a worker gives all of that up.
+    let mut words = std::env::args().skip(1);
+    if words.next().as_deref() == Some("internal") && words.next().as_deref() == Some(command::WORKER) {
+        return sedge_agent::worker::run_worker();
+    }
     output::report_panics_once();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

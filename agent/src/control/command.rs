@@ -1,6 +1,6 @@
 //! Commands of the server and wishes of somebody at the device. Each is carried out once, and answered.
 
-use super::Control;
+use super::{Control, Local};
 use crate::transport::Transport;
 use sedge_protocol::deployment::{self, Event, Ignored, IgnoredWhy};
 use sedge_protocol::id::{ComponentName, RequestId};
@@ -64,6 +64,19 @@ impl<T: Transport> Control<T> {
                 Ok(())
             }
             Action::Unknown => Err(Failure::new(ErrorCode::CommandUnknown, "this agent does not know the command")),
+        }
+    }
+
+    /// What somebody at the device wants. Whoever asked may be gone.
+    pub(super) fn asked(&mut self, local: Local) {
+        match local {
+            Local::RollBack { component, answer } => {
+                let done = self.roll_back(&component);
+                let _ = answer.send(done.map_err(|failure| failure.detail.unwrap_or_else(|| failure.code.to_string())));
+            }
+            Local::Status { answer } => {
+                let _ = answer.send(self.status());
+            }
         }
     }
 

@@ -94,7 +94,7 @@ impl<T: Transport> Control<T> {
         let json = serde_json::from_slice::<serde_json::Value>(&desired.director.targets).unwrap_or_default();
         let named = json.pointer("/signed/targets").and_then(|t| t.as_object());
         let named = named.into_iter().flatten().filter_map(|(name, _)| name.parse().ok());
-        let known = self.components.keys().chain(self.config.components.keys()).cloned();
+        let known = self.components.keys().chain(self.config.component.keys()).cloned();
         let mut names: Vec<ComponentName> = known.chain(named.take(COMPONENTS_MAX)).collect();
         names.sort();
         names.dedup();

@@ -90,13 +90,29 @@ pub enum SourceConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MqttSourceConfig {
-    /// `mqtt://host:port`.
+    /// `mqtt://host:port` on this machine, or `mqtts://host:port`.
     pub url: String,
+    /// PEM file of the authority that `mqtts://` trusts.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Who the broker is to take this device for, where it asks.
+    #[serde(default)]
+    pub login: Option<MqttLogin>,
     /// Topic filter; each message is a sample.
     pub topic: String,
     /// Messages that wait for the worker; what comes beyond is dropped and counted.
     #[serde(default = "a_few")]
     pub samples_max: usize,
+}
+
+/// Name and password at a broker of the site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MqttLogin {
+    /// The name.
+    pub name: String,
+    /// A file that holds the password, and nothing else but a line's end.
+    pub password_file: PathBuf,
 }
 
 /// A sink.

@@ -4,6 +4,7 @@ use super::record::Record;
 use super::state::{DownloadWait, ProbationStep, RevertStep, State, TrialStep};
 use super::turn::Session;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a deployment waits for. When that ends is [`super::Deployment::next_deadline`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,39 @@ pub enum Waiting {
     },
     /// Help: another order, somebody at the device, or an attempt that works after all.
     Help,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A started second is not over yet.
+        let s = |ms: u64| ms.div_ceil(1000);
+        match *self {
+            Self::Authorization => f.write_str("the update metadata"),
+            Self::SpaceAnswer => f.write_str("a look at the disk"),
+            Self::Window => f.write_str("the download window"),
+            Self::Space { retry_ms } => write!(f, "space on the disk; looks again in {} s", s(retry_ms)),
+            Self::Backoff { failures, retry_ms } => {
+                write!(f, "the next download attempt in {} s, after {failures} that failed", s(retry_ms))
+            }
+            Self::Download { have_bytes, need_bytes } => write!(f, "the download, {have_bytes} of {need_bytes} bytes"),
+            Self::Verification => f.write_str("the check of the downloaded bundle"),
+            Self::ApplyWindow => f.write_str("leave to start"),
+            Self::Worker => f.write_str("the new worker to start"),
+            Self::Golden => f.write_str("the golden samples"),
+            Self::ShadowSamples { have, need } => write!(f, "live samples, {have} of {need}"),
+            Self::TakeOver => f.write_str("the new worker to take over"),
+            Self::Soak { left_ms, healthy: true } => write!(f, "{} s more of good health", s(left_ms)),
+            Self::Soak { healthy: false, .. } => f.write_str("a first sign of good health"),
+            Self::Verdict { left_ms } => write!(f, "the server's verdict, for {} s", s(left_ms)),
+            Self::Revert { tries: 0 } => f.write_str("the worker from before"),
+            Self::Revert { tries } => write!(f, "the worker from before, after {tries} attempts that failed"),
+            Self::RevertPause { tries, retry_ms } => {
+                write!(f, "the next attempt to go back in {} s, after {tries} that failed", s(retry_ms))
+            }
+            Self::Acknowledgement { .. } => f.write_str("the server to have stored its report"),
+            Self::Help => f.write_str("help: another order, or somebody at the device"),
+        }
+    }
 }
 
 pub(super) fn of(record: &Record, session: &Session) -> Option<Waiting> {
