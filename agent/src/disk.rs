@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Operations on files. All of them block; none takes longer than a sync of the device.
@@ -137,7 +137,8 @@ impl Disk for FileSystem {
         if dir.is_dir() {
             return Ok(());
         }
-        fs::create_dir_all(dir)?;
+        // Keys, bundles and samples are nobody else's business.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         sync_dir_of(dir)
     }
 

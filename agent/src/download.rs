@@ -20,18 +20,21 @@ use sedge_protocol::message::{
 };
 use sedge_protocol::topic::{BundleLevel, DeviceTopic, bundle_filters};
 use sedge_protocol::{BundleDigest, Sha256Digest};
+use std::collections::BTreeMap;
 
 /// Chunks that may be on their way at once.
 const CREDIT_CHUNKS: u16 = 32;
-/// Bits are saved after so many chunks.
+/// Bits are saved after so many chunks, or after so long: on a slow line a second's chunk has cost something.
 const SAVE_EVERY: u32 = 16;
+const SAVE_MS: u64 = 1_000;
 /// Silence after which chunks are wanted again, at first.
 const QUIET_MS: u64 = 2_000;
 const QUIET_MS_MAX: u64 = 60_000;
 /// Wants in a row without any chunk that end an attempt.
 const FRUITLESS_MAX: u32 = 8;
-/// Chunks with wrong content that end an attempt.
-const BAD_MAX: u32 = 64;
+/// How often a chunk may arrive with wrong content. TLS keeps the line from changing it, so then the server's copy is
+/// wrong, and asking on would not mend it.
+const BAD_MAX: u8 = 3;
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,13 +77,16 @@ struct Arriving {
     left: u32,
     done_bytes: u64,
     unsaved: u32,
+    /// When they were last saved.
+    saved_ms: u64,
     /// Chunks since the last want.
     arrived: u32,
     /// When chunks are wanted again unless one arrives.
     due_ms: u64,
     quiet_ms: u64,
     fruitless: u32,
-    bad: u32,
+    /// How often chunks came with wrong content.
+    bad: BTreeMap<u32, u8>,
 }
 
 #[derive(Debug)]
@@ -264,12 +270,13 @@ impl Download {
             left,
             done_bytes,
             unsaved: 0,
+            saved_ms: 0,
             // The first want is no repetition.
             arrived: 1,
             due_ms: 0,
             quiet_ms: quiet_ms(&self.job),
             fruitless: 0,
-            bad: 0,
+            bad: BTreeMap::new(),
         }));
         if left == 0 { self.complete(slots) } else { vec![Step::Answer(Answer::ChunkProgress { done_bytes })] }
     }
@@ -288,11 +295,21 @@ impl Download {
             return Vec::new();
         }
         let Some(content) = content(chunk, &arriving.index) else {
-            arriving.bad += 1;
-            if arriving.bad > BAD_MAX {
-                return self.fail(slots, false, "E_DIGEST_MISMATCH: chunk after chunk has wrong content");
+            // Something arrives, so it need not be asked for ever more slowly.
+            arriving.arrived += 1;
+            let Some(entry) = arriving.index.chunk(chunk.index) else { return Vec::new() };
+            let times = arriving.bad.entry(chunk.index).or_default();
+            *times += 1;
+            if *times < BAD_MAX {
+                return Vec::new();
             }
-            return Vec::new();
+            let detail = format!(
+                "E_DIGEST_MISMATCH: chunk {} came {BAD_MAX} times without the content {} that is agreed; the server's copy \
+                 is damaged: publish the bundle again",
+                chunk.index,
+                entry.sha256.short()
+            );
+            return self.fail(slots, true, &detail);
         };
         let Some(&offset) = arriving.offsets.get(chunk.index as usize) else { return Vec::new() };
         if let Err(e) = slots.write(&self.job.component, self.job.slot, offset, &content) {
@@ -313,7 +330,11 @@ impl Download {
         if all_arrived {
             return self.want(slots, now_ms);
         }
-        if arriving.unsaved >= SAVE_EVERY { self.save(slots) } else { Vec::new() }
+        if arriving.unsaved >= SAVE_EVERY || now_ms >= arriving.saved_ms + SAVE_MS {
+            arriving.saved_ms = now_ms;
+            return self.save(slots);
+        }
+        Vec::new()
     }
 
     fn save(&mut self, slots: &Slots) -> Vec<Step> {

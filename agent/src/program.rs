@@ -24,8 +24,9 @@ use rustls::pki_types::pem::PemObject as _;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
 use sedge_protocol::message::Status;
 use std::collections::HashMap;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -87,6 +88,8 @@ impl StateLock {
     pub fn take(state_dir: &Path) -> Result<Self, ProgramError> {
         let failed = |source| ProgramError::StateDir { path: state_dir.to_owned(), source };
         FileSystem.create_dir(state_dir).map_err(failed)?;
+        // Somebody may have made it before, as open as directories are.
+        std::fs::set_permissions(state_dir, Permissions::from_mode(0o700)).map_err(failed)?;
         let file = File::options().create(true).truncate(false).write(true).open(state_dir.join("lock"));
         let file = file.map_err(failed)?;
         match file.try_lock() {

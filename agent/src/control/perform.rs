@@ -20,7 +20,11 @@ impl<T: Transport> Control<T> {
             Effect::Persist(record) => {
                 if let Some(component) = self.components.get_mut(name) {
                     component.journal.write(&record)?;
-                    info!(component = %name, phase = %record.state.phase(), "written down");
+                    let phase = record.state.phase();
+                    let subject = record.state.subject();
+                    let generation = subject.as_ref().map_or(record.anchor.committed, |s| s.generation);
+                    let rollout = subject.and_then(|s| s.rollout).map(|rollout| rollout.to_string());
+                    info!(device = %self.device, component = %name, %generation, rollout, %phase, "written down");
                 }
                 self.status_changed = true;
             }

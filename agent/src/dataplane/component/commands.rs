@@ -81,7 +81,8 @@ impl Component {
     /// Every further sample goes to the slot's worker, which is ready.
     pub(super) fn lead_to(&mut self, slot: Slot, ticket: Ticket) {
         self.serve_when_ready = None;
-        self.shadow = None;
+        // The old worker may be ready after the new one was, and is then what that is compared with.
+        self.shadow.take_if(|shadow| shadow.slot == slot);
         self.flow.release();
         if self.serving != Some(slot) {
             self.serving = Some(slot);
