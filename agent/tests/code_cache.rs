@@ -240,7 +240,7 @@ async fn those_who_start_at_once_compile_once() {
 fn holds_a_lock() {
     let directory = std::env::var_os("SEDGE_TEST_CODE").expect("set");
     let _lock = CodeCache::new(directory.into()).lock(any_key()).expect("opened").expect("free");
-    // Standard output of a test is its harness's; this end of the pipe is not.
+    // The harness writes to standard output, also in the middle of a line.
     fs::write("/dev/stderr", "held\n").expect("said");
     loop {
         std::thread::park();

@@ -9,8 +9,9 @@
 //! The key is a digest of the component and of all that its code depends on ([`CodeKey`]), so code of another component,
 //! engine, processor or memory profile is never found. Code runs with the rights of the process that loads it; that its
 //! digest was recorded where nobody else writes rests on this: directory and file belong to this process's user, nobody
-//! else may write to either, and the header, which is written together with the code, is the record. A program of the
-//! same user could write here, but could as well replace the agent. Workers never do: see the agent's `worker` module.
+//! else may write to either, and the header, which is written together with the code, is the record. A journal beside it
+//! would lie in reach of the same user and prove no more. A program of that user could write here, but could as well
+//! replace the agent. Workers, of the same user, are kept from it by the kernel: see the agent's `worker` module.
 //!
 //! Several processes may share a directory. A file is written beside its place, synced and renamed, so if power dies it
 //! is there in whole or not at all; what a failing medium made of it afterwards, its digest shows. Whoever removes a file
@@ -27,7 +28,8 @@ use std::time::{Duration, SystemTime};
 
 const MAGIC: &[u8; 8] = b"sedgecod";
 const HEADER_BYTES: usize = 80;
-/// Longest code that is kept: what a worker and the agent hand to each other in one message. `image` has 1.3 MiB.
+/// Longest code that is kept: what a worker and the agent hand to each other in one message.
+/// That of `image` has 1.1 to 1.3 MiB.
 pub const CACHED_CODE_BYTES_MAX: usize = 16 << 20;
 /// All entries together, if not set otherwise.
 const BYTES_MAX: u64 = 256 << 20;
