@@ -23,6 +23,7 @@ use component::{Component, Parts};
 use config::{Config, SinkConfig};
 use sedge_protocol::deployment::Answer;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
+use sedge_runtime::sandbox::CodeCache;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,6 +51,8 @@ pub struct Setup {
     pub config: Config,
     /// How workers are started.
     pub program: WorkerProgram,
+    /// Where compiled code of processors is kept; without it, every start of a worker compiles.
+    pub code: Option<CodeCache>,
     /// Who this device is.
     pub identity: Identity,
     /// Sources that others have made, by component and name: those of kind `mqtt`, and whatever else.
@@ -126,7 +129,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError`] naming what can't be opened.
     pub async fn start(setup: Setup) -> Result<Self, DataPlaneError> {
-        let Setup { config, program, identity, mut sources } = setup;
+        let Setup { config, program, code, identity, mut sources } = setup;
         let board = Arc::new(Board::default());
         let (tell, happenings) = mpsc::channel(HAPPENINGS_MAX);
         let mut components = BTreeMap::new();
@@ -152,10 +155,20 @@ impl DataPlane {
             let sinks = config.sink.iter().map(|(sink, c)| open_sink(&name, sink, c)).collect::<Result<_, _>>()?;
             let (give, commands) = mpsc::channel(COMMANDS_MAX);
             board.announce(&name);
-            let (program, identity) = (program.clone(), identity.clone());
+            let (program, code, identity) = (program.clone(), code.clone(), identity.clone());
             let (happenings, board) = (tell.clone(), board.clone());
-            let parts =
-                Parts { name: name.clone(), config, program, identity, commands, samples, sinks, happenings, board };
+            let parts = Parts {
+                name: name.clone(),
+                config,
+                program,
+                code,
+                identity,
+                commands,
+                samples,
+                sinks,
+                happenings,
+                board,
+            };
             components.insert(name, (give, parts));
         }
         let http = match &config.http {

@@ -3,11 +3,13 @@
 //! A worker holds a model and a sandbox, and no key, no network and no credential. It is told everything over one socket
 //! pair, and ends when the other end is closed. Nothing of it survives it, so if power dies nothing here needs mending.
 
+mod code;
 mod confinement;
 mod frame;
 mod main;
 mod memory;
 mod message;
+mod preparation;
 mod process;
 mod spawner;
 mod window;

@@ -10,6 +10,7 @@ use sedge_agent::plane::{Command, Happening};
 use sedge_agent::source::{Feed, Incoming, feed};
 use sedge_protocol::deployment::{Answer, ShadowLimits, Slot, Ticket};
 use sedge_protocol::id::ComponentName;
+use sedge_runtime::sandbox::CodeCache;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,10 @@ fn component() -> ComponentName {
 
 impl Bench {
     async fn start(directory: &Path, more: &str) -> Self {
+        Self::start_with(directory, more, None).await
+    }
+
+    async fn start_with(directory: &Path, more: &str, code: Option<CodeCache>) -> Self {
         let results = directory.join("results.jsonl");
         let text = format!(
             "[component.digits.source.hand]\nkind = 'mqtt'\nurl = 'mqtt://site'\ntopic = 'digits'\n\
@@ -43,7 +48,8 @@ impl Bench {
         let (feed, source) = feed(1);
         let identity = Identity { dev: "acme:cam-7".parse().expect("valid"), boot: "boot-1".parse().expect("valid") };
         let sources = HashMap::from([((component(), "hand".to_owned()), Box::new(source) as _)]);
-        let plane = DataPlane::start(Setup { config, program: program(), identity, sources }).await.expect("started");
+        let setup = Setup { config, program: program(), code, identity, sources };
+        let plane = DataPlane::start(setup).await.expect("started");
         Self { plane, feed, results, tickets: 0, fed: 0 }
     }
 
@@ -427,4 +433,30 @@ async fn when_nobody_commands_any_more_all_workers_end() {
     let ended = timeout(PATIENCE, async { while happenings.recv().await.is_some() {} });
     ended.await.expect("the channel is closed");
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_starts_faster_with_the_code_of_an_earlier_one() {
+    let directory = tempfile::tempdir().expect("directory");
+    let one = digits(directory.path(), "v1");
+    let code = CodeCache::new(directory.path().join("code"));
+    let mut bench = Bench::start_with(directory.path(), "", Some(code.clone())).await;
+    let mut cold = Vec::new();
+    let mut cached = Vec::new();
+    for _ in 0..5 {
+        let _ = std::fs::remove_dir_all(code.dir());
+        for times in [&mut cold, &mut cached] {
+            let began = Instant::now();
+            let ready = bench.start_worker(Slot::A, &one).await;
+            times.push(began.elapsed());
+            assert_eq!(ready, Answer::WorkerReady);
+            bench.give(Command::StopWorker { slot: Slot::A }).await;
+            assert_eq!(std::fs::read_dir(code.dir()).expect("listed").count(), 2);
+        }
+    }
+    for (what, times) in [("cold", &mut cold), ("cached", &mut cached)] {
+        times.sort();
+        let ms: Vec<_> = times.iter().map(Duration::as_millis).collect();
+        println!("from StartWorker to ready, {what}: p50 {} ms of {ms:?}", ms[ms.len() / 2]);
+    }
 }

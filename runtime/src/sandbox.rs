@@ -3,12 +3,14 @@
 //! What always holds: a guest has no import but those in [`Grants`]; a call ends by its deadline; memory, stack, log
 //! and the data it hands over are bounded; after a trap nothing of the instance is used again; nothing it returns is
 //! believed before it was checked. Code compiled from WebAssembly is native code: it is loaded only when this process
-//! or a child of it compiled it, or when its hash is one that the caller recorded ([`CompiledCode`]).
+//! or a child of it compiled it, or when its hash is one that the caller recorded ([`CompiledCode`]); [`CodeCache`]
+//! keeps code together with that record.
 //!
 //! Calls run on the caller's thread, which needs 1 MiB of stack beside the guest's 256 KiB.
 
 mod admission;
 mod bindings;
+mod cache;
 mod code;
 mod host;
 mod instance;
@@ -16,6 +18,7 @@ mod limits;
 mod outcome;
 
 pub use admission::AdmissionError;
+pub use cache::{CACHED_CODE_BYTES_MAX, CacheError, CachedCode, CodeCache, CodeKey, CodeLock};
 pub use code::{CODE_VERSION, CompileError, CompiledCode, Compiler, compile_child};
 pub(crate) use host::RateLimitedLog;
 pub use host::{LogLine, LogSink};
@@ -26,6 +29,7 @@ pub use limits::{Grants, Limits, MemoryProfile};
 pub use outcome::OutcomeError;
 pub(crate) use outcome::{check_outcome, check_outputs, check_prepared};
 
+use sedge_protocol::Sha256Digest;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -107,6 +111,13 @@ impl Sandbox {
     /// Its memory profile.
     pub const fn profile(&self) -> MemoryProfile {
         self.profile
+    }
+
+    /// Digest of all that compiled code depends on beside the component: this crate's and the engine's version and
+    /// settings, the memory profile, and this machine's architecture and processor features. Code compiled by a sandbox
+    /// loads in every other with the same.
+    pub fn code_fit(&self) -> Sha256Digest {
+        code::fit(&self.engine, self.profile)
     }
 
     pub(crate) const fn engine(&self) -> &Engine {

@@ -23,6 +23,7 @@ use crate::source::Sample;
 use crate::worker::{Load, WorkerProgram, memory_bytes};
 use sedge_protocol::deployment::{Answer, Slot, Ticket};
 use sedge_protocol::id::ComponentName;
+use sedge_runtime::sandbox::CodeCache;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub(super) name: ComponentName,
     pub(super) config: ComponentConfig,
     pub(super) program: WorkerProgram,
+    pub(super) code: Option<CodeCache>,
     pub(super) identity: Identity,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) samples: mpsc::Receiver<Taken>,
@@ -230,6 +232,7 @@ impl Component {
             program: self.parts.program.clone(),
             config: self.parts.config.worker,
             load,
+            code: self.parts.code.clone(),
             name: format!("{}/{slot:?}", self.parts.name),
         };
         let after = std::mem::take(&mut self.ending);

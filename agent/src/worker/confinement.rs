@@ -2,7 +2,7 @@
 //!
 //! 1. [`Stage::Prepare`], before it reads anything: no network, no file is changed, no other process is looked into.
 //!    The bundle is read and verified, and its WebAssembly compiled by a child process, which inherits all of this and
-//!    bounds itself further.
+//!    bounds itself further. Code goes to the agent, for its cache, and comes from there, in this stage only.
 //! 2. [`Stage::Load`], before the model is parsed and a guest runs: no program and no process is started any more.
 //!    Files can still be read: tract measures the caches of the processor through `/sys`.
 //! 3. [`Stage::Serve`], before the first sample: a short list of calls remains (memory, threads, time, and reading and

@@ -6,21 +6,18 @@
 use super::confinement::{ConfinementError, Stage, bound, confine, restrict};
 use super::frame::{self, FrameError};
 use super::message::{Load, Loaded, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload};
+use super::preparation::{Preparation, Prepared};
 use super::window::{View, WINDOW_BYTES};
 use sedge_protocol::message::{Quantity, Region, ScoredLabel};
 use sedge_protocol::text::one_line;
 use sedge_runtime::api::Meta;
-use sedge_runtime::bundle::Trust;
-use sedge_runtime::sandbox::{CompileError, Compiler, LogLine, MemoryProfile};
-use sedge_runtime::{Outcome, Pipeline, PipelineOptions, Sample, VerifiedBundle, golden};
-use serde::Deserialize;
-use std::collections::HashMap;
+use sedge_runtime::sandbox::LogLine;
+use sedge_runtime::{Outcome, Pipeline, Sample, VerifiedBundle, golden};
 use std::error::Error;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Runs a worker: all that a program has to do which is started as one. Call it first thing in `main`, while the process
@@ -52,24 +49,9 @@ enum Ended {
 struct Session {
     socket: File,
     window: Option<View>,
+    /// Until it is loaded: only as long can code be compiled and taken.
+    opened: Option<Preparation>,
     loaded: Option<(VerifiedBundle, Pipeline)>,
-}
-
-/// Settings of a pipeline.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Settings {
-    /// Threads for the model.
-    threads: Option<u8>,
-    /// Memory layout of the sandbox; probed when absent.
-    sandbox_memory: Option<SandboxMemory>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum SandboxMemory {
-    Roomy,
-    Tight,
 }
 
 impl Session {
@@ -81,7 +63,7 @@ impl Session {
         restrict(Stage::Prepare)?;
         // SAFETY: standard input is the socket, and nothing else in this process uses it.
         let socket = unsafe { File::from_raw_fd(0) };
-        let mut session = Self { socket, window, loaded: None };
+        let mut session = Self { socket, window, opened: None, loaded: None };
         let (request, _) = frame::read(&mut session.socket)?;
         let Request::Hello { versions, limits } = request else { return Err(Ended::Order("something before hello")) };
         if !versions.contains(&frame::VERSION) {
@@ -98,8 +80,24 @@ impl Session {
             let (request, payload) = frame::read(&mut self.socket)?;
             let (reply, bytes) = match request {
                 Request::Hello { .. } => return Err(Ended::Order("hello")),
-                Request::Load(_) if self.loaded.is_some() => return Err(Ended::Order("load")),
-                Request::Load(load) => (self.load(&load)?, Vec::new()),
+                Request::Open(_) if self.opened.is_some() || self.loaded.is_some() => return Err(Ended::Order("open")),
+                Request::Open(load) => (self.open(&load), Vec::new()),
+                Request::Compile { component } => {
+                    let opened = self.opened.as_mut().ok_or(Ended::Order("compile"))?;
+                    match opened.compile(component) {
+                        Ok(code) => (Reply::Compiled {}, code),
+                        Err(e) => (failed(&e), Vec::new()),
+                    }
+                }
+                Request::Code { component, recorded } => {
+                    let opened = self.opened.as_mut().ok_or(Ended::Order("code"))?;
+                    let taken = opened.take(component, recorded, payload);
+                    (taken.map_or_else(|e| failed(&e), |()| Reply::Taken {}), Vec::new())
+                }
+                Request::Load {} => {
+                    let opened = self.opened.take().ok_or(Ended::Order("load"))?;
+                    (self.load(opened)?, Vec::new())
+                }
                 Request::Golden {} => (self.golden(), Vec::new()),
                 Request::Process(process) => self.process(&process, payload),
                 Request::Ping {} => (Reply::Pong {}, Vec::new()),
@@ -112,22 +110,20 @@ impl Session {
         Ok(frame::write(&mut self.socket, reply, payload)?)
     }
 
-    fn load(&mut self, load: &Load) -> Result<Reply, Ended> {
-        let settings = match &load.settings {
-            serde_json::Value::Null => Ok(Settings::default()),
-            given => Settings::deserialize(given),
-        };
-        let settings = match settings {
-            Ok(s) if s.threads.is_none_or(|n| (1..=64).contains(&n)) => s,
-            Ok(_) => return Ok(failed("settings: `threads` is not within 1 and 64")),
-            Err(e) => return Ok(failed(&one_line(&format!("settings: {e}")))),
-        };
-        let bundle = match VerifiedBundle::open(&load.bundle, &Trust::Digest(load.digest)) {
-            Ok(bundle) => bundle,
-            Err(e) => return Ok(failed(&describe(&e))),
-        };
-        let options = match options(&bundle, &settings, load) {
-            Ok(options) => options,
+    fn open(&mut self, load: &Load) -> Reply {
+        let opened = Preparation::of(load).and_then(|p| Ok((p.components()?, p)));
+        match opened {
+            Ok((components, preparation)) => {
+                self.opened = Some(preparation);
+                Reply::Opened { components }
+            }
+            Err(e) => failed(&e),
+        }
+    }
+
+    fn load(&mut self, opened: Preparation) -> Result<Reply, Ended> {
+        let Prepared { bundle, options, compiled } = match opened.finish() {
+            Ok(prepared) => prepared,
             Err(e) => return Ok(failed(&e)),
         };
         restrict(Stage::Load)?;
@@ -141,9 +137,9 @@ impl Session {
             Err(e) => return Ok(failed(&describe(&e))),
         };
         let header = &bundle.manifest().bundle;
-        let loaded = Loaded { name: header.name.to_string(), version: header.version.clone(), model, filtered };
+        let (name, version) = (header.name.to_string(), header.version.clone());
         self.loaded = Some((bundle, pipeline));
-        Ok(Reply::Ready(loaded))
+        Ok(Reply::Ready(Loaded { name, version, model, filtered, compiled }))
     }
 
     fn golden(&mut self) -> Reply {
@@ -178,33 +174,6 @@ impl Session {
             Err(e) => (failed(&describe(&e)), Vec::new()),
         }
     }
-}
-
-/// Everything that takes another process is done here, before [`Stage::Load`].
-fn options(bundle: &VerifiedBundle, settings: &Settings, load: &Load) -> Result<PipelineOptions, String> {
-    let profile = match settings.sandbox_memory {
-        None => MemoryProfile::probe(),
-        Some(SandboxMemory::Roomy) => MemoryProfile::Roomy,
-        Some(SandboxMemory::Tight) => MemoryProfile::Tight,
-    };
-    let arguments: Vec<&str> = load.compile_arguments.iter().map(String::as_str).collect();
-    let compiler = Compiler::this_program(&arguments).map_err(|e| format!("looking up this program: {e}"))?;
-    let manifest = bundle.manifest();
-    let mut code = HashMap::new();
-    for file in [&manifest.preprocessor, &manifest.postprocessor].into_iter().filter_map(|p| p.file()) {
-        let compile = |wasm: &[u8]| -> Result<_, CompileError> { compiler.compile(wasm, profile) };
-        let wasm = bundle.file(file).map_err(|e| describe(&e))?;
-        let compiled = compile(wasm).map_err(|e| format!("{file}: {}", describe(&e)))?;
-        code.insert(sedge_protocol::Sha256Digest::of(wasm), compiled);
-    }
-    Ok(PipelineOptions {
-        threads: settings.threads.unwrap_or(1).into(),
-        profile,
-        compiler,
-        code,
-        grants_allowed: load.grants_allowed.clone(),
-        log: Arc::new(show),
-    })
 }
 
 fn wire(outcome: Outcome) -> (Reply, Vec<u8>) {
@@ -242,7 +211,7 @@ fn failed(detail: &str) -> Reply {
     Reply::Failed { detail: detail.to_owned() }
 }
 
-fn show(line: &LogLine) {
+pub(super) fn show(line: &LogLine) {
     say(&format!("{} {:?}: {}", line.stage, line.level, line.text));
 }
 
@@ -252,7 +221,7 @@ fn say(text: &str) {
 }
 
 /// The error and its causes, in one line. Some errors already quote their cause.
-fn describe(error: &dyn Error) -> String {
+pub(super) fn describe(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -3,6 +3,7 @@
 use sedge_protocol::manifest::Grant;
 use sedge_protocol::message::{Quantity, Region, ScoredLabel};
 use sedge_protocol::{BundleDigest, Sha256Digest, Version};
+use sedge_runtime::sandbox::CodeKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,8 +14,15 @@ use std::path::PathBuf;
 pub(super) enum Request {
     /// First of all: which versions of this protocol the agent speaks.
     Hello { versions: Vec<u8>, limits: Limits },
-    /// Ready a bundle: `Ready` or `Failed`.
-    Load(Load),
+    /// Verify a bundle: `Opened` or `Failed`.
+    Open(Load),
+    /// Compile a component of it: `Compiled` with the code, or `Failed`.
+    Compile { component: Sha256Digest },
+    /// Code of a component, compiled before, and the digest that was recorded of it: `Taken`, or `Failed` when it is not
+    /// that or does not fit.
+    Code { component: Sha256Digest, recorded: Sha256Digest },
+    /// Ready the bundle: `Ready` or `Failed`. What has no code yet is compiled. No code is taken after this.
+    Load {},
     /// Run the golden samples: `GoldenPassed` or `Failed`.
     Golden {},
     /// Process the sample: `Outcome`, `NotYet` or `Failed`.
@@ -73,6 +81,9 @@ pub(super) struct Process {
 #[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Reply {
     Hello { version: u8, shared_bytes: usize },
+    Opened { components: Vec<Component> },
+    Compiled {},
+    Taken {},
     Ready(Loaded),
     GoldenPassed { samples: u32 },
     Outcome(WireOutcome),
@@ -85,6 +96,9 @@ impl Reply {
     pub(super) const fn name(&self) -> &'static str {
         match self {
             Self::Hello { .. } => "hello",
+            Self::Opened { .. } => "opened",
+            Self::Compiled {} => "compiled",
+            Self::Taken {} => "taken",
             Self::Ready(_) => "ready",
             Self::GoldenPassed { .. } => "golden-passed",
             Self::Outcome(_) => "outcome",
@@ -93,6 +107,17 @@ impl Reply {
             Self::Failed { .. } => "failed",
         }
     }
+}
+
+/// A processor of the bundle that runs in the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Component {
+    /// Its file in the bundle.
+    pub(super) file: String,
+    pub(super) digest: Sha256Digest,
+    /// Names its code in the worker's sandbox.
+    pub(super) key: CodeKey,
 }
 
 /// What a worker has loaded.
@@ -107,6 +132,8 @@ pub struct Loaded {
     pub model: Sha256Digest,
     /// Whether the kernel filters its system calls; not every architecture's does.
     pub filtered: bool,
+    /// Components that were compiled for this; the code of the others was there.
+    pub compiled: u32,
 }
 
 /// An outcome whose payloads travel beside it, one after the other.

@@ -3,11 +3,13 @@
 //! After any [`WorkerError`] but [`WorkerError::Refused`] the process is of no further use, and dropping the [`Worker`]
 //! kills it. A worker keeps nothing worth saving, so stopping one is killing it.
 
+use super::code;
 use super::frame::{self, FrameError};
 use super::message::{Answer, Limits, Load, Loaded, Process, Reply, Request};
 use super::spawner;
 use super::window::{INLINE_BYTES_MAX, Window};
 use crate::source::Sample;
+use sedge_runtime::sandbox::CodeCache;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::io;
@@ -62,7 +64,7 @@ impl WorkerProgram {
 pub struct Deadlines {
     /// To start.
     pub hello_ms: u64,
-    /// To verify, compile and load a bundle.
+    /// To verify a bundle, to compile one of its processors, to load it.
     pub load_ms: u64,
     /// To run the golden samples.
     pub golden_ms: u64,
@@ -150,6 +152,7 @@ pub struct Worker {
     window: Option<Window>,
     deadlines: Deadlines,
     compile_arguments: Vec<String>,
+    name: String,
 }
 
 impl Worker {
@@ -176,10 +179,10 @@ impl Worker {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(output).stderr(Stdio::piped());
         let mut child = spawner::spawn(command).await.map_err(failed)?;
         let pid = child.id().unwrap_or_default();
-        let log = child.stderr.take().map(|stderr| tokio::spawn(relay_log(stderr, name, pid)));
+        let log = child.stderr.take().map(|stderr| tokio::spawn(relay_log(stderr, name.clone(), pid)));
         let socket = UnixStream::from_std(ours).map_err(failed)?;
-        let mut worker =
-            Self { child, log, pid, socket, window, deadlines, compile_arguments: program.compile_arguments.clone() };
+        let compile_arguments = program.compile_arguments.clone();
+        let mut worker = Self { child, log, pid, socket, window, deadlines, compile_arguments, name };
         let hello = Request::Hello { versions: vec![frame::VERSION], limits };
         match worker.ask("hello", &hello, &[], deadlines.hello_ms).await? {
             (Reply::Hello { version: frame::VERSION, shared_bytes }, _) => {
@@ -195,16 +198,39 @@ impl Worker {
         self.pid
     }
 
-    /// Has it verify and load a bundle.
+    /// What it is called in the log.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Has it verify and load a bundle. Code that `cache` has of its processors is not compiled again.
     ///
     /// # Errors
     /// [`WorkerError::Refused`] when the bundle is at fault, else the worker is.
-    pub async fn load(&mut self, mut load: Load) -> Result<Loaded, WorkerError> {
+    pub async fn load(&mut self, mut load: Load, cache: Option<&CodeCache>) -> Result<Loaded, WorkerError> {
         load.compile_arguments.clone_from(&self.compile_arguments);
-        match self.ask("load", &Request::Load(load), &[], self.deadlines.load_ms).await? {
+        let components = match self.ask_to_load("open", &Request::Open(load), &[]).await? {
+            (Reply::Opened { components }, _) => components,
+            (other, _) => return Err(unexpected("open", other)),
+        };
+        if let Some(cache) = cache {
+            for component in &components {
+                code::supply(self, cache, component).await?;
+            }
+        }
+        match self.ask_to_load("load", &Request::Load {}, &[]).await? {
             (Reply::Ready(loaded), _) => Ok(loaded),
             (other, _) => Err(unexpected("load", other)),
         }
+    }
+
+    pub(super) async fn ask_to_load(
+        &mut self,
+        name: &'static str,
+        request: &Request,
+        payload: &[u8],
+    ) -> Result<(Reply, Vec<u8>), WorkerError> {
+        self.ask(name, request, payload, self.deadlines.load_ms).await
     }
 
     /// Has it run the golden samples; how many there are.
@@ -310,7 +336,7 @@ impl Worker {
     }
 }
 
-fn unexpected(request: &'static str, reply: Reply) -> WorkerError {
+pub(super) fn unexpected(request: &'static str, reply: Reply) -> WorkerError {
     match reply {
         Reply::Failed { detail } => WorkerError::Refused(detail),
         other => WorkerError::Unexpected { request, reply: other.name() },

@@ -1,19 +1,21 @@
 //! From WebAssembly to native code, and back into a process.
 //!
 //! Compiled code is as powerful as the process itself, and wasmtime checks only that it fits, not that it is harmless.
-//! So [`CompiledCode`] carries the hash of its bytes: a caller that stores it records the hash in its journal, and
-//! gives it back to [`CompiledCode::from_recorded`].
+//! So [`CompiledCode`] carries the hash of its bytes: a caller that stores it records the hash where nobody else writes,
+//! and gives it back to [`CompiledCode::from_recorded`]. [`super::CodeCache`] does.
 
 use super::admission::{self, AdmissionError};
 use super::{MemoryProfile, Sandbox, SandboxError};
 use sedge_protocol::Sha256Digest;
 use sedge_protocol::text::one_line;
 use std::ffi::OsString;
+use std::hash::{Hash as _, Hasher};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
+use wasmtime::Engine;
 use wasmtime::component::Component;
 
 /// Version of wasmtime in full. Its own check of precompiled code compares the major version only, so code from a
@@ -30,6 +32,24 @@ const CODE_BYTES_MAX: u64 = 256 << 20;
 
 pub(super) fn code_version(profile: MemoryProfile) -> String {
     format!("{CODE_VERSION}+sedge{CONFIG_VERSION}-{profile}")
+}
+
+/// See [`Sandbox::code_fit`].
+pub(super) fn fit(engine: &Engine, profile: MemoryProfile) -> Sha256Digest {
+    /// What the engine would hash. `std`'s own hashers give 64 bits, and promise no value from build to build.
+    struct Hashed(Vec<u8>);
+    impl Hasher for Hashed {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.extend_from_slice(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+    let mut hashed = Hashed(format!("{}\n{arch}\n{os}\n", code_version(profile)).into_bytes());
+    engine.precompile_compatibility_hash().hash(&mut hashed);
+    Sha256Digest::of(&hashed.0)
 }
 
 /// Native code of one component for this machine and memory profile.
@@ -142,6 +162,14 @@ impl CompiledCode {
         self.digest
     }
 
+    /// Whether it loads in this process; nothing of it runs.
+    ///
+    /// # Errors
+    /// [`CompileError::Unfit`] when it does not, [`CompileError::Engine`] when there is no engine.
+    pub fn check(&self, profile: MemoryProfile) -> Result<(), CompileError> {
+        self.load(Sandbox::shared(profile)?).map(drop)
+    }
+
     pub(super) fn load(&self, sandbox: &Sandbox) -> Result<Component, CompileError> {
         // SAFETY: the bytes come from this process's or its child's compiler, or have the digest that the caller
         // recorded when they did; the two ways to make a `CompiledCode`.
@@ -243,6 +271,19 @@ mod tests {
         let lock = include_str!("../../../Cargo.lock");
         assert!(lock.contains(&format!("name = \"wasmtime\"\nversion = \"{CODE_VERSION}\"")), "bump CODE_VERSION");
         assert!(code_version(MemoryProfile::Roomy).len() <= 255);
+    }
+
+    #[test]
+    fn fit_tells_memory_profiles_apart_and_is_the_same_each_time() {
+        let config = |profile| super::super::config(profile).expect("valid");
+        let of = |config, profile| fit(&Engine::new(&config).expect("an engine"), profile);
+        let [roomy, tight] = [MemoryProfile::Roomy, MemoryProfile::Tight].map(|p| of(config(p), p));
+        assert_eq!(roomy, of(config(MemoryProfile::Roomy), MemoryProfile::Roomy));
+        assert_ne!(roomy, tight);
+        // Also where only the engine's own settings differ.
+        let mut other = config(MemoryProfile::Tight);
+        other.wasm_simd(false);
+        assert_ne!(of(other, MemoryProfile::Tight), tight);
     }
 
     #[test]
