@@ -44,6 +44,10 @@ pub struct Config {
     /// Where identity, journals, slots and outbox are kept.
     #[serde(default = "state_dir")]
     pub state_dir: PathBuf,
+    /// Where code compiled from WebAssembly is kept; `code` in the state directory when left out. Agents of one user may
+    /// share it.
+    #[serde(default)]
+    pub code_dir: Option<PathBuf>,
     /// Address of the broker, `host:port`, instead of the one that enrolment gave.
     #[serde(default)]
     pub broker: Option<String>,
@@ -104,6 +108,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             state_dir: state_dir(),
+            code_dir: None,
             broker: None,
             download: DownloadLimits::default(),
             outbox: OutboxLimits::default(),
@@ -188,6 +193,11 @@ impl Config {
             return Err("`download.bytes_per_s_max` is 0; leave it out to set no limit".to_owned());
         }
         Ok(config)
+    }
+
+    /// Where compiled code is kept.
+    pub fn code_dir(&self) -> PathBuf {
+        self.code_dir.clone().unwrap_or_else(|| self.state_dir.join("code"))
     }
 
     /// What concerns samples.

@@ -6,11 +6,13 @@
 
 mod component;
 pub mod config;
+pub mod feedback;
 mod flow;
 mod health;
 mod intake;
 mod keeper;
 mod place;
+mod recent;
 mod shadow;
 mod tally;
 
@@ -21,10 +23,11 @@ use crate::source::Source;
 use crate::worker::WorkerProgram;
 use component::{Component, Parts};
 use config::{Config, SinkConfig};
+use feedback::{FEEDBACK_MAX, Listeners};
 use sedge_protocol::deployment::Answer;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
 use sedge_runtime::sandbox::CodeCache;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -121,6 +124,13 @@ impl Identity {
         // Names are ASCII.
         format!("{component}-{}-{seq}", &boot[..boot.len().min(BOOT_CHARS_MAX)])
     }
+
+    /// The number of the sample that a prediction of this boot is about.
+    fn seq_of(&self, component: &ComponentName, id: &str) -> Option<u64> {
+        let sample = id.split('/').next()?;
+        let seq = sample.rsplit('-').next()?.parse().ok()?;
+        (self.prediction_id(component, seq) == sample).then_some(seq)
+    }
 }
 
 impl DataPlane {
@@ -134,8 +144,14 @@ impl DataPlane {
         let (tell, happenings) = mpsc::channel(HAPPENINGS_MAX);
         let mut components = BTreeMap::new();
         let mut tasks = Vec::new();
+        let mut listeners = Listeners::default();
+        let labels = config.http.is_some_and(|http| http.labels);
         for (name, config) in config.component {
-            let (taken, samples) = mpsc::channel(1);
+            let made_here = config.source.keys().cloned();
+            let made = sources.keys().filter(|(component, _)| *component == name).map(|(_, source)| source.clone());
+            // A place for each: one that has no sample keeps its place while it waits for one.
+            let places = made_here.chain(made).collect::<BTreeSet<_>>().len();
+            let (taken, samples) = mpsc::channel(places.max(1));
             for (source_name, source_config) in &config.source {
                 let made = sources.remove(&(name.clone(), source_name.clone()));
                 let failed =
@@ -154,6 +170,11 @@ impl DataPlane {
             }
             let sinks = config.sink.iter().map(|(sink, c)| open_sink(&name, sink, c)).collect::<Result<_, _>>()?;
             let (give, commands) = mpsc::channel(COMMANDS_MAX);
+            // Without anybody who may tell right answers the channel is closed, and the component keeps nothing for them.
+            let (told, feedback) = mpsc::channel(FEEDBACK_MAX);
+            if labels {
+                listeners.0.insert(name.clone(), told);
+            }
             board.announce(&name);
             let (program, code, identity) = (program.clone(), code.clone(), identity.clone());
             let (happenings, board) = (tell.clone(), board.clone());
@@ -165,6 +186,7 @@ impl DataPlane {
                 identity,
                 commands,
                 samples,
+                feedback,
                 sinks,
                 happenings,
                 board,
@@ -172,7 +194,7 @@ impl DataPlane {
             components.insert(name, (give, parts));
         }
         let http = match &config.http {
-            Some(config) => Some(endpoint::start(config, board.clone()).await?),
+            Some(config) => Some(endpoint::start(config, board.clone(), listeners).await?),
             None => None,
         };
         // Nothing runs before everything could be opened.

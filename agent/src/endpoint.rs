@@ -1,18 +1,26 @@
 //! The local HTTP endpoint: `/latest`, `/health`, `/metrics`. Read only, without authentication, and therefore on
 //! loopback unless the device's owner says otherwise.
 //!
+//! Where the owner sets `labels`, and on loopback only, `POST /labels` takes the right answer to a prediction, by the id
+//! that `/latest` and results tell: `{ "id": "digits-4f1c-17", "label": "7" }` as `application/json`. It is answered with
+//! the bundle that predicted and whether it was right; 404 is an unknown prediction, 410 one that is forgotten, 409 one
+//! that has its label.
+//!
 //! A page in a browser on the device could be led here by a name that resolves to loopback, so there only requests that
-//! name a loopback host are answered.
+//! name a loopback host are answered; and it could post a form, but not JSON, without asking first.
 
 use crate::dataplane::config::HttpConfig;
+use crate::dataplane::feedback::{FeedbackError, Listeners};
 use crate::sink::{Board, ComponentView};
 use axum::Router;
-use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Extension, Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use sedge_protocol::id::ComponentName;
+use serde::Deserialize;
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io;
@@ -27,6 +35,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Connections open at once; stops a local client from taking all of the agent's descriptors. One that holds them all
 /// denies the endpoint to others, and nothing else.
 const CONNECTIONS_MAX: usize = 32;
+/// Largest body: an id and a label.
+const BODY_BYTES_MAX: usize = 4096;
+/// Longest id and label, as in messages.
+const TEXT_BYTES_MAX: usize = 128;
 
 /// Why the endpoint is not there.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +48,9 @@ pub enum HttpError {
         "http: {0} is not a loopback address, and what is there has no authentication; set `allow_remote` if you want that"
     )]
     NotLoopback(SocketAddr),
+    /// Others than this machine could tell right answers.
+    #[error("http: right answers are taken on a loopback address only, and {0} is none; leave out `labels`")]
+    LabelsNotLoopback(SocketAddr),
     /// It can't listen.
     #[error("http: cannot listen at {address}")]
     Listen {
@@ -51,10 +66,13 @@ pub enum HttpError {
 ///
 /// # Errors
 /// [`HttpError`] when the address is not allowed or not free.
-pub async fn start(config: &HttpConfig, board: Arc<Board>) -> Result<SocketAddr, HttpError> {
+pub async fn start(config: &HttpConfig, board: Arc<Board>, listeners: Listeners) -> Result<SocketAddr, HttpError> {
     let address = config.listen;
     if !address.ip().is_loopback() && !config.allow_remote {
         return Err(HttpError::NotLoopback(address));
+    }
+    if !address.ip().is_loopback() && config.labels {
+        return Err(HttpError::LabelsNotLoopback(address));
     }
     let failed = |source| HttpError::Listen { address, source };
     let tcp = TcpListener::bind(address).await.map_err(failed)?;
@@ -65,6 +83,10 @@ pub async fn start(config: &HttpConfig, board: Arc<Board>) -> Result<SocketAddr,
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .with_state(board);
+    if config.labels {
+        let labels = Router::new().route("/labels", post(labels)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
+        router = router.merge(labels.layer(Extension(listeners)));
+    }
     if bound.ip().is_loopback() {
         router = router.layer(middleware::from_fn(only_loopback_names));
     }
@@ -114,6 +136,46 @@ async fn health(State(board): State<Arc<Board>>) -> Response {
     (code, Json(serde_json::Value::Object(views.iter().map(one).collect()))).into_response()
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    id: String,
+    label: String,
+}
+
+async fn labels(Extension(listeners): Extension<Listeners>, headers: HeaderMap, body: Bytes) -> Response {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return (StatusCode::UNSUPPORTED_MEDIA_TYPE, "send it as application/json\n").into_response();
+    }
+    let told = match serde_json::from_slice::<Told>(&body) {
+        Ok(told) => told,
+        Err(e) => {
+            let problem = format!("expected {{\"id\": \"<prediction>\", \"label\": \"<label>\"}}: {e}\n");
+            return (StatusCode::BAD_REQUEST, problem).into_response();
+        }
+    };
+    for (name, text) in [("id", &told.id), ("label", &told.label)] {
+        if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+            let problem = format!("`{name}` has {} bytes; expected 1 to {TEXT_BYTES_MAX}\n", text.len());
+            return (StatusCode::BAD_REQUEST, problem).into_response();
+        }
+    }
+    match listeners.tell(&told.id, &told.label).await {
+        Ok(heard) => Json(heard).into_response(),
+        Err(e) => {
+            let status = match &e {
+                FeedbackError::Unknown(_) => StatusCode::NOT_FOUND,
+                FeedbackError::TooLate(_) => StatusCode::GONE,
+                FeedbackError::Twice(_) => StatusCode::CONFLICT,
+                FeedbackError::Ended => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            (status, format!("{e}\n")).into_response()
+        }
+    }
+}
+
 async fn metrics(State(board): State<Arc<Board>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], exposition(&board)).into_response()
 }
@@ -130,6 +192,7 @@ fn exposition(board: &Board) -> String {
         ("sedge_dropped_total", "counter", "Samples dropped.", |v| Some(v.health.as_ref()?.dropped as f64)),
         ("sedge_labelled_total", "counter", "Samples whose right answer is known.", |v| Some(v.labelled as f64)),
         ("sedge_right_total", "counter", "Of them, those answered right.", |v| Some(v.right as f64)),
+        ("sedge_labels_late_total", "counter", "Right answers that came too late.", |v| Some(v.labels_late as f64)),
         ("sedge_sink_dropped_total", "counter", "Results that a sink did not take.", |v| Some(v.sink_dropped as f64)),
         ("sedge_worker_restarts_total", "counter", "Restarts of the worker.", |v| {
             Some(v.health.as_ref()?.worker_restarts.into())

@@ -5,14 +5,18 @@ mod common;
 
 use common::{PATIENCE, Packed, digits, images, pack, program, signal};
 use sedge_agent::dataplane::config::{Config, HttpConfig};
+use sedge_agent::dataplane::feedback::Listeners;
 use sedge_agent::dataplane::{DataPlane, Identity, Setup};
+use sedge_agent::endpoint;
 use sedge_agent::plane::{Command, Happening};
-use sedge_agent::source::{Feed, Incoming, feed};
+use sedge_agent::source::{Feed, Incoming, Labels, feed};
 use sedge_protocol::deployment::{Answer, ShadowLimits, Slot, Ticket};
 use sedge_protocol::id::ComponentName;
+use sedge_protocol::message::Telemetry;
 use sedge_runtime::sandbox::CodeCache;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -31,6 +35,24 @@ fn component() -> ComponentName {
     "digits".parse().expect("a name")
 }
 
+fn loopback() -> HttpConfig {
+    HttpConfig { listen: "127.0.0.1:0".parse().expect("an address"), allow_remote: false, labels: false }
+}
+
+async fn ask(address: SocketAddr, request: String) -> String {
+    let mut tcp = tokio::net::TcpStream::connect(address).await.expect("connected");
+    tcp.write_all(request.as_bytes()).await.expect("sent");
+    let mut text = String::new();
+    tcp.read_to_string(&mut text).await.expect("read");
+    text
+}
+
+/// Tells the right answer to a prediction.
+async fn post(address: SocketAddr, kind: &str, body: &str) -> String {
+    let head = format!("POST /labels HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {kind}");
+    ask(address, format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())).await
+}
+
 impl Bench {
     async fn start(directory: &Path, more: &str) -> Self {
         Self::start_with(directory, more, None).await
@@ -44,7 +66,7 @@ impl Bench {
             results.display()
         );
         let mut config: Config = toml::from_str(&text).expect("valid");
-        config.http = Some(HttpConfig { listen: "127.0.0.1:0".parse().expect("an address"), allow_remote: false });
+        config.http = Some(HttpConfig { labels: true, ..loopback() });
         let (feed, source) = feed(1);
         let identity = Identity { dev: "acme:cam-7".parse().expect("valid"), boot: "boot-1".parse().expect("valid") };
         let sources = HashMap::from([((component(), "hand".to_owned()), Box::new(source) as _)]);
@@ -390,12 +412,7 @@ async fn the_http_endpoint_tells_what_there_is() {
     let mut bench = Bench::start(directory.path(), "").await;
     let address = bench.plane.http.expect("configured");
     let get = async |path: &str, host: &str| -> String {
-        let mut tcp = tokio::net::TcpStream::connect(address).await.expect("connected");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-        tcp.write_all(request.as_bytes()).await.expect("sent");
-        let mut text = String::new();
-        tcp.read_to_string(&mut text).await.expect("read");
-        text
+        ask(address, format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await
     };
     assert!(get("/health", "localhost").await.starts_with("HTTP/1.1 503"));
     assert!(get("/latest/digits", "localhost").await.starts_with("HTTP/1.1 404"));
@@ -409,9 +426,111 @@ async fn the_http_endpoint_tells_what_there_is() {
     assert!(metrics.contains("sedge_samples_total{component=\"digits\"} 2"), "{metrics}");
     assert!(get("/latest", "evil.example").await.starts_with("HTTP/1.1 421"));
 
-    let everywhere = HttpConfig { listen: "0.0.0.0:0".parse().expect("an address"), allow_remote: false };
-    let refused = sedge_agent::endpoint::start(&everywhere, bench.plane.board.clone()).await.expect_err("refused");
+    let everywhere = HttpConfig { listen: "0.0.0.0:0".parse().expect("an address"), ..loopback() };
+    let start = async |config| endpoint::start(&config, bench.plane.board.clone(), Listeners::default()).await;
+    let refused = start(everywhere).await.expect_err("refused");
     assert!(refused.to_string().contains("allow_remote"), "{refused}");
+    let refused = start(HttpConfig { allow_remote: true, labels: true, ..everywhere }).await.expect_err("refused");
+    assert!(refused.to_string().contains("leave out `labels`"), "{refused}");
+    let without = start(loopback()).await.expect("started");
+    assert!(post(without, "application/json", "{}").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn right_answers_from_outside_count_for_the_bundle_that_predicted() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    let mut bench = Bench::start(directory.path(), "").await;
+    let address = bench.plane.http.expect("configured");
+    assert_eq!(bench.serve(Slot::A, &one).await, Answer::TookOver);
+    bench.push(2).await;
+    let results = bench.results(2).await;
+    assert_eq!(bench.serve(Slot::B, &two).await, Answer::TookOver);
+    let best = results[0]["predictions"][0]["labels"][0]["label"].as_str().expect("a label");
+    let told = |id: &str, label: &str| serde_json::json!({ "id": id, "label": label }).to_string();
+    let json = "application/json; charset=utf-8";
+    let right = post(address, json, &told("digits-boot-1-1", best)).await;
+    assert!(right.starts_with("HTTP/1.1 200") && right.contains(&one.digest.to_string()), "{right}");
+    assert!(right.contains("\"right\":true"), "{right}");
+    let wrong = post(address, json, &told("digits-boot-1-2", "no digit")).await;
+    assert!(wrong.contains("\"right\":false"), "{wrong}");
+    let long = "x".repeat(5000);
+    for (kind, body, expected) in [
+        (json, told("digits-boot-1-1", best), "HTTP/1.1 409"),
+        (json, told("digits-boot-1-3", best), "HTTP/1.1 404"),
+        (json, told("digits-boot-0-1", best), "HTTP/1.1 404"),
+        (json, told("camera-boot-1-1", best), "HTTP/1.1 404"),
+        (json, told("digits-boot-1-1", ""), "`label` has 0 bytes"),
+        (json, told(&long[..129], "7"), "`id` has 129 bytes"),
+        (json, told(&long, "7"), "HTTP/1.1 413"),
+        (json, "{\"id\": \"digits-boot-1-1\"}".to_owned(), "missing field `label`"),
+        ("text/plain", told("digits-boot-1-1", best), "HTTP/1.1 415"),
+    ] {
+        let answer = post(address, kind, &body).await;
+        assert!(answer.contains(expected), "{body}: {answer}");
+    }
+    let health = bench.plane.board.health().remove(&component()).expect("served");
+    assert_eq!((health.running, health.past[0].bundle), (two.digest, one.digest));
+    assert_eq!((health.past[0].samples, health.past[0].labelled, health.past[0].right), (2, 2, 1));
+    assert_eq!(health.serving.map(|b| (b.samples, b.labelled)), Some((0, 0)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn right_answers_that_come_after_a_switch_count_for_the_old_bundle() {
+    let directory = tempfile::tempdir().expect("directory");
+    let (one, two) = (digits(directory.path(), "v1"), digits(directory.path(), "v2"));
+    // Longer than the switch takes.
+    let source = format!(
+        "[component.digits.source.conveyor]\nkind = 'replay'\ndirectory = '{}'\nrate_per_s = 200.0\n\
+         looped = false\nlabel_delay_ms = 2000\n",
+        images().display()
+    );
+    let mut bench = Bench::start(directory.path(), &source).await;
+    assert_eq!(bench.start_worker(Slot::A, &one).await, Answer::WorkerReady);
+    assert_eq!(bench.start_worker(Slot::B, &two).await, Answer::WorkerReady);
+    assert_eq!(bench.take_over(Slot::A).await, Answer::TookOver);
+    bench.results(50).await;
+    let ticket = bench.ticket();
+    bench.give(Command::TakeOver { ticket, slot: Slot::B }).await;
+    let mut counters = None;
+    let took_over = |h: &Happening| match h {
+        Happening::Telemetry(Telemetry::Health(health)) => {
+            counters = health.components.get(&component()).cloned();
+            None
+        }
+        Happening::Answer { ticket: of, answer: Answer::TookOver } if *of == ticket => Some(()),
+        _ => None,
+    };
+    bench.wait("take-over", took_over).await;
+    let counters = counters.expect("told before the switch is");
+    assert_eq!((counters.running, counters.past[0].bundle), (two.digest, one.digest));
+    let (samples, labelled) = (counters.past[0].samples, counters.past[0].labelled);
+    assert!(samples > 0 && labelled < samples, "{labelled} of {samples}: most answers are still to come");
+
+    let count = names().len() as u64;
+    let results = bench.results(count).await;
+    let all_labelled = timeout(PATIENCE, async {
+        while bench.plane.board.view(&component()).is_none_or(|v| v.labelled < count) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    all_labelled.await.expect("every answer is joined");
+    let health = bench.plane.board.health().remove(&component()).expect("served");
+    let labels = Labels::read(&images()).expect("labels");
+    for (fares, bundle) in [(&health.past[0], one.digest), (health.serving.as_ref().expect("serves"), two.digest)] {
+        let of_it: Vec<&Value> = results.iter().filter(|r| r["bundle"] == bundle.to_string()).collect();
+        assert!(of_it.iter().all(|r| r["expected"].is_null()), "nobody knew it then");
+        let is_right = |r: &&&Value| {
+            let best = r["predictions"][0]["labels"][0]["label"].as_str();
+            best == labels.of(r["name"].as_str().unwrap_or_default()).as_deref()
+        };
+        let right = of_it.iter().filter(is_right).count() as u64;
+        println!("{bundle}: {right} of {} right", of_it.len());
+        let told = (fares.bundle, fares.samples, fares.labelled, fares.right);
+        assert_eq!(told, (bundle, of_it.len() as u64, of_it.len() as u64, right));
+        assert!(fares.first_result_ts_ms.is_some_and(|first| first >= fares.serving_since_ts_ms));
+    }
+    assert_eq!(health.labels_late, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

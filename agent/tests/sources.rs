@@ -45,6 +45,30 @@ async fn a_directory_is_replayed_by_name_over_and_over_with_its_labels() {
 }
 
 #[tokio::test]
+async fn the_same_share_of_samples_is_labelled_each_time_it_is_replayed() {
+    let directory = tempfile::tempdir().expect("directory");
+    let names: Vec<String> = (0..200).map(|n| format!("{n:03}.png")).collect();
+    write(directory.path(), &names.iter().map(String::as_str).collect::<Vec<_>>());
+    let labels: String = names.iter().map(|name| format!("{name},7\n")).collect();
+    fs::write(directory.path().join("labels.csv"), labels).expect("written");
+    let labelled = async |permille: u16| {
+        let mut replay = Replay::new(directory.path().to_owned(), 0.0, true).with_label_share(permille);
+        let mut labelled = Vec::new();
+        for _ in 0..400 {
+            let sample = next(&mut replay).await.expect("taken").expect("there");
+            labelled.extend(sample.label.map(|_| sample.name));
+        }
+        labelled
+    };
+    let third = labelled(333).await;
+    let (first, second) = third.split_at(third.len() / 2);
+    assert!(first == second && (45..90).contains(&first.len()), "{} of 200", first.len());
+    let half = labelled(500).await;
+    assert!(first.iter().all(|name| half.contains(name)), "a larger share has them too");
+    assert_eq!((labelled(0).await.len(), labelled(1000).await.len()), (0, 400));
+}
+
+#[tokio::test]
 async fn what_cannot_be_replayed_is_named() {
     let directory = tempfile::tempdir().expect("directory");
     let mut replay = Replay::new(directory.path().to_owned(), 0.0, true);

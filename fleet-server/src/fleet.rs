@@ -21,9 +21,9 @@ pub mod records;
 mod sender;
 pub mod service;
 pub mod session;
-mod store;
+pub(crate) mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 

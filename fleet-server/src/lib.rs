@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod deny;
 pub mod enrol;
+pub mod field;
 mod files;
 pub mod fleet;
 pub mod http;

@@ -32,6 +32,7 @@ use std::time::Duration;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "edge", include_str!("../migrations/0001_edge.sql")),
     (2, "fleet", include_str!("../migrations/0002_fleet.sql")),
+    (3, "field", include_str!("../migrations/0003_field.sql")),
 ];
 
 /// Connections: one writes at a time, the others read beside it.

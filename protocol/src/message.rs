@@ -39,7 +39,10 @@ pub use event::{Ack, Event, EventBody};
 pub use metadata::{Document, MetadataRequest, MetadataSegment, Repository, Role};
 pub use reported::{ComponentKind, ComponentReport, DeploymentState, Progress, ReportKey, Reported, WaitReason};
 pub use status::{Birth, Capabilities, Status, Will};
-pub use telemetry::{ComponentHealth, Health, LogSegment, Prediction, Quantity, Region, ScoredLabel, Telemetry};
+pub use telemetry::{
+    BundleHealth, ComponentHealth, Health, LogSegment, PAST_BUNDLES_MAX, Prediction, Quantity, Region, ScoredLabel,
+    Telemetry,
+};
 pub use word::{Unlisted, WordError};
 
 use crate::cbor::{self, DecodeError, EncodeError, Limits};

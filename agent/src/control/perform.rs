@@ -145,6 +145,8 @@ impl<T: Transport> Control<T> {
         if let (Answer::TookOver, Some(slot)) = (&answer, component.taking_over.remove(&ticket)) {
             component.taking_over.retain(|later, _| *later > ticket);
             component.serving = component.started.get(&slot).copied();
+            // The server need not wait for the next heartbeat to see that another bundle answers.
+            self.push_health();
         }
         self.event(name, Event::Answer { ticket, answer });
     }

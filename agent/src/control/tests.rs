@@ -5,7 +5,7 @@ use crate::testing::disk::{Fault, FaultyDisk};
 use crate::testing::fleet::*;
 use sedge_protocol::id::Generation;
 use sedge_protocol::message::{
-    Action, Command, DeploymentState, Desired, ErrorCode, EventBody, Failure, Message as _, Status, V1, Verdict,
+    Action, Command, DeploymentState, Desired, ErrorCode, EventBody, Failure, Health, Message as _, Status, V1, Verdict,
 };
 use sedge_protocol::time::UnixSeconds;
 use sedge_protocol::uptane::director_targets;
@@ -40,7 +40,8 @@ async fn a_good_update_arrives_is_committed_and_reported() {
             })
         })
         .await;
-    server.until("there is a heartbeat", |seen| seen.telemetry > 0).await;
+    let runs_it = |h: &Health| h.components.get(&camera()).is_some_and(|c| c.running == digest(2));
+    server.until("a heartbeat says so at once", |seen| seen.heartbeats.iter().any(runs_it)).await;
     server.settled().await;
     device.stop().await;
     let status = device.status();

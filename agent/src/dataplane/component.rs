@@ -6,14 +6,17 @@
 
 mod commands;
 mod events;
+mod labels;
 mod results;
 
 use super::config::ComponentConfig;
+use super::feedback::Feedback;
 use super::flow::{Dispatch, Flow};
 use super::health::{Condition, Watch};
 use super::intake::Taken;
 use super::keeper::{Job, Keeper, Start, Told};
 use super::place::{Place, Restart, Wanted};
+use super::recent::Recent;
 use super::shadow::Shadow;
 use super::tally::Tally;
 use super::{Identity, SinkHandle};
@@ -47,6 +50,7 @@ pub(super) struct Parts {
     pub(super) identity: Identity,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) samples: mpsc::Receiver<Taken>,
+    pub(super) feedback: mpsc::Receiver<Feedback>,
     pub(super) sinks: Vec<SinkHandle>,
     pub(super) happenings: mpsc::Sender<Addressed<Happening>>,
     pub(super) board: Arc<Board>,
@@ -75,6 +79,7 @@ pub(super) struct Component {
     next_health: Instant,
     health_rounds: u32,
     tally: Tally,
+    recent: Recent,
     seq: u64,
     outbox: VecDeque<Happening>,
     telemetry_seq: u64,
@@ -115,6 +120,7 @@ impl Component {
             next_health: Instant::now() + HEALTH,
             health_rounds: 0,
             tally: Tally::default(),
+            recent: Recent::default(),
             seq: 0,
             outbox: VecDeque::new(),
             telemetry_seq: 0,
@@ -144,6 +150,7 @@ impl Component {
                 },
                 // The component holds a sender, so this never ends.
                 told = self.events.recv() => if let Some(told) = told { self.told(told) },
+                Some(feedback) = self.parts.feedback.recv() => self.feedback(feedback),
                 () = sleep_until(wake.into()) => {},
                 taken = self.parts.samples.recv(), if wants_sample => match taken {
                     Some(taken) => self.arrive(taken),
@@ -262,7 +269,7 @@ impl Component {
     fn next_wake(&self) -> Instant {
         let draining = self.draining.as_ref().map(|d| d.until);
         let restart = self.restart.as_ref().map(|r| r.at);
-        [draining, restart].into_iter().flatten().fold(self.next_health, Instant::min)
+        [draining, restart, self.recent.next_due()].into_iter().flatten().fold(self.next_health, Instant::min)
     }
 
     fn on_time(&mut self, now: Instant) {
@@ -277,6 +284,7 @@ impl Component {
             self.tally.restarts += 1;
             self.start(slot, restart.wanted, Vec::new());
         }
+        self.labels_due(now);
         if self.next_health <= now {
             self.next_health = now + HEALTH;
             self.on_health(now);
@@ -315,5 +323,6 @@ impl Component {
         }
         self.health_rounds = self.health_rounds.wrapping_add(1);
         self.post();
+        self.tell_counters();
     }
 }

@@ -8,6 +8,8 @@
 //! kind = "replay"
 //! directory = "/var/lib/sedge/images"
 //! rate_per_s = 5.0
+//! label_share_permille = 200
+//! label_delay_ms = 5000
 //!
 //! [component.digits.sink.file]
 //! kind = "file"
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Everything that the data plane is told.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -68,6 +71,13 @@ pub enum SourceConfig {
         /// Whether it begins anew after the last.
         #[serde(default = "yes")]
         looped: bool,
+        /// Of 1000 samples, those whose right answer is used; which ones depends on their names alone.
+        #[serde(default = "all")]
+        label_share_permille: u16,
+        /// Milliseconds until a right answer becomes known, as where people judge a part of the samples later; at most
+        /// an hour, after which predictions are forgotten.
+        #[serde(default)]
+        label_delay_ms: u64,
     },
     /// A directory in which files appear.
     Watch {
@@ -84,6 +94,16 @@ pub enum SourceConfig {
     Stdin {},
     /// A topic of a broker on the site.
     Mqtt(MqttSourceConfig),
+}
+
+impl SourceConfig {
+    /// How long right answers are held back.
+    pub(crate) fn label_delay(&self) -> Duration {
+        match self {
+            Self::Replay { label_delay_ms, .. } => Duration::from_millis(*label_delay_ms),
+            Self::Watch { .. } | Self::Stdin {} | Self::Mqtt(_) => Duration::ZERO,
+        }
+    }
 }
 
 /// A topic of a broker on the site, over a connection of its own.
@@ -194,10 +214,16 @@ pub struct HttpConfig {
     /// Listen also where others than this machine can reach it. It has no authentication.
     #[serde(default)]
     pub allow_remote: bool,
+    /// Take right answers to predictions, on loopback only: whoever can reach it can make a model look good or bad.
+    #[serde(default)]
+    pub labels: bool,
 }
 
 const fn yes() -> bool {
     true
+}
+const fn all() -> u16 {
+    1000
 }
 const fn one() -> f64 {
     1.0
@@ -225,6 +251,7 @@ mod tests {
         [component.digits.source.conveyor]
         kind = "replay"
         directory = "/images"
+        label_share_permille = 200
         [component.digits.source.site]
         kind = "mqtt"
         url = "mqtt://localhost:1883"
@@ -248,7 +275,11 @@ mod tests {
         assert_eq!((digits.source.len(), digits.sink.len()), (2, 2));
         assert_eq!((digits.worker.drain_ms, digits.worker.deadlines.sample_ms), (20, 500));
         assert_eq!(digits.worker.deadlines.ping_ms, Deadlines::default().ping_ms);
-        assert!(matches!(digits.source["conveyor"], SourceConfig::Replay { looped: true, .. }));
+        assert!(matches!(
+            digits.source["conveyor"],
+            SourceConfig::Replay { looped: true, label_share_permille: 200, .. }
+        ));
+        assert_eq!(digits.source["conveyor"].label_delay(), Duration::ZERO);
     }
 
     #[test]
@@ -257,6 +288,7 @@ mod tests {
             ("directory", "directroy"),
             ("drain_ms", "drain_s"),
             ("listen", "lisen"),
+            ("label_share_permille", "label_share"),
             ("\"replay\"", "\"repaly\""),
             ("sample_ms", "sample_s"),
             ("[\"clock\"]", "[\"network\"]"),

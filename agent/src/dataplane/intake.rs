@@ -1,4 +1,5 @@
-//! Leads a component's sources into one bounded channel. One sample waits in it; the others wait in their sources.
+//! Leads a component's sources into one bounded channel. One sample of each waits in it; the others wait in their
+//! sources.
 
 use super::config::SourceConfig;
 use crate::source::{Incoming, PathLines, Replay, Source, Watch};
@@ -17,8 +18,9 @@ pub(super) type Taken = (Arc<str>, Incoming);
 /// The source that a configuration describes; `None` for those that others bring.
 pub(super) fn open(config: &SourceConfig) -> std::io::Result<Option<Box<dyn Source>>> {
     Ok(match config.clone() {
-        SourceConfig::Replay { directory, rate_per_s, looped } => {
-            Some(Box::new(Replay::new(directory, rate_per_s, looped)))
+        // Delays are the component's: it knows when a prediction was made.
+        SourceConfig::Replay { directory, rate_per_s, looped, label_share_permille, label_delay_ms: _ } => {
+            Some(Box::new(Replay::new(directory, rate_per_s, looped).with_label_share(label_share_permille)))
         }
         SourceConfig::Watch { directory, interval_ms, delete } => {
             Some(Box::new(Watch::new(directory, interval_ms, delete)))

@@ -144,10 +144,8 @@ fn wrong_content_is_not_written_and_has_a_bound() {
     for _ in 1..BAD_MAX {
         assert_eq!(answer(&download.chunk(&bad, &bench.slots, 0)), None);
     }
-    let Some(Answer::DownloadFailed { permanent: true, detail }) = answer(&download.chunk(&bad, &bench.slots, 0))
-    else {
-        panic!("it goes on for ever")
-    };
+    let steps = download.chunk(&bad, &bench.slots, 0);
+    let Some(Answer::DownloadFailed { permanent: true, detail }) = answer(&steps) else { panic!("{steps:?}") };
     assert!(detail.starts_with("E_DIGEST_MISMATCH: chunk 0 came 3 times"), "{detail}");
     let path = bench.slots.bundle(&"camera".parse().expect("name"), Slot::A);
     assert!(std::fs::read(path).expect("reserved").iter().all(|byte| *byte == 0));

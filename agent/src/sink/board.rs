@@ -29,6 +29,8 @@ pub struct ComponentView {
     pub labelled: u64,
     /// Of them, those answered right.
     pub right: u64,
+    /// Right answers that came when the prediction was no longer remembered.
+    pub labels_late: u64,
     /// Results that a sink did not take.
     pub sink_dropped: u64,
     /// The latest result.

@@ -14,9 +14,9 @@ use sedge_protocol::cbor::Bytes;
 use sedge_protocol::deployment::{Answer, ShadowVerdict, Slot};
 use sedge_protocol::id::{ComponentName, Generation, Principal};
 use sedge_protocol::message::{
-    self, Ack, Action, Chunk, ChunkEncoding, ChunkEntry, ChunkIndex, Desired, DirectorMetadata, Document, ErrorCode,
-    Event, EventBody, Failure, Message as _, MetadataRequest, PublisherVersions, Reply, Reported, Repository, Status,
-    V1, Want, segments,
+    self, Ack, Action, Chunk, ChunkEncoding, ChunkEntry, ChunkIndex, ComponentHealth, Desired, DirectorMetadata,
+    Document, ErrorCode, Event, EventBody, Failure, Health, Message as _, MetadataRequest, PublisherVersions, Reply,
+    Reported, Repository, Status, Telemetry, V1, Want, segments,
 };
 use sedge_protocol::signature::SecretKey;
 use sedge_protocol::time::UnixSeconds;
@@ -156,7 +156,7 @@ pub(crate) struct Seen {
     pub(crate) events: Vec<Event>,
     pub(crate) births: Vec<Status>,
     pub(crate) wanted: Vec<Vec<u32>>,
-    pub(crate) telemetry: u64,
+    pub(crate) heartbeats: Vec<Health>,
 }
 
 pub(crate) struct Rules {
@@ -363,7 +363,9 @@ impl Session {
             "q" => self.document(&MetadataRequest::from_cbor(payload).expect("a request")),
             "want" => self.want(&Want::from_cbor(payload).expect("a want")),
             _ => {
-                self.note(|seen| seen.telemetry += 1);
+                if let Telemetry::Health(health) = Telemetry::from_cbor(payload).expect("telemetry") {
+                    self.note(|seen| seen.heartbeats.push(health));
+                }
                 Vec::new()
             }
         }
@@ -436,6 +438,39 @@ async fn plane(
     }
 }
 
+/// What the data plane tells before it says that a worker took over.
+fn counters(running: BundleDigest) -> Happening {
+    let component = ComponentHealth {
+        running,
+        samples: 0,
+        errors: 0,
+        dropped: 0,
+        worker_restarts: 0,
+        memory_bytes: 0,
+        latency_p50_us: None,
+        latency_p95_us: None,
+        latency_p99_us: None,
+        confidence_mean: None,
+        labels_late: 0,
+        serving: None,
+        past: Vec::new(),
+    };
+    Happening::Telemetry(Telemetry::Health(Health {
+        v: V1,
+        ts_ms: 0,
+        dev: device(),
+        boot: boot_id(),
+        seq: 0,
+        uptime_s: 0,
+        window_s: 0,
+        disk_free_bytes: 0,
+        outbox_messages: 0,
+        outbox_dropped: 0,
+        temperature_c: None,
+        components: BTreeMap::from([(camera(), component)]),
+    }))
+}
+
 fn plane_does(state: &mut PlaneState, command: Command) -> Vec<Happening> {
     let answer = |ticket, answer| vec![Happening::Answer { ticket, answer }];
     match command {
@@ -458,14 +493,14 @@ fn plane_does(state: &mut PlaneState, command: Command) -> Vec<Happening> {
         Command::TakeOver { ticket, slot } => {
             state.serving = state.workers.get(&slot).copied();
             state.served.extend(state.serving);
-            answer(ticket, Answer::TookOver)
+            state.serving.map(counters).into_iter().chain(answer(ticket, Answer::TookOver)).collect()
         }
         Command::Serve { ticket, slot, bundle, digest, .. } => {
             assert_eq!(BundleDigest(Sha256Digest::of(&std::fs::read(bundle).expect("committed"))), digest);
             state.workers.insert(slot, digest);
             state.serving = Some(digest);
             state.served.insert(digest);
-            answer(ticket, Answer::TookOver)
+            [counters(digest)].into_iter().chain(answer(ticket, Answer::TookOver)).collect()
         }
         Command::StopWorker { slot } => {
             state.workers.remove(&slot);
@@ -528,7 +563,8 @@ impl Device {
 
     pub(crate) fn start_with(&mut self, disk: Arc<dyn Disk>) {
         let clock = Clock::fast(SPEED, self.clock_date);
-        let mut config = Config::parse("health_interval_s = 10").expect("fine");
+        // Longer than any test: heartbeats are those that something gives cause for.
+        let mut config = Config::parse("health_interval_s = 86400").expect("fine");
         config.state_dir = self.state_dir();
         let identity = Identity {
             principal: device(),

@@ -82,7 +82,7 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, Problem> {
     text.parse().map_err(|e: T::Err| Problem::new(StatusCode::BAD_REQUEST, "invalid-name", e))
 }
 
-fn project<S: Scope>(scope: &S, name: &str, access: Access) -> Result<ProjectId, Problem> {
+pub(crate) fn project<S: Scope>(scope: &S, name: &str, access: Access) -> Result<ProjectId, Problem> {
     let project: ProjectId = parse(name)?;
     if scope.allows(&project, access) {
         return Ok(project);
@@ -91,7 +91,7 @@ fn project<S: Scope>(scope: &S, name: &str, access: Access) -> Result<ProjectId,
     Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail))
 }
 
-fn principal<S: Scope>(scope: &S, name: &str, device: &str, access: Access) -> Result<Principal, Problem> {
+pub(crate) fn principal<S: Scope>(scope: &S, name: &str, device: &str, access: Access) -> Result<Principal, Problem> {
     Ok(Principal { project: project(scope, name, access)?, device: parse(device)? })
 }
 

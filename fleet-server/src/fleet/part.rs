@@ -3,13 +3,14 @@
 use super::api::{self, Access, Scope as Asking};
 use super::mqtt::MqttEndpoint;
 use super::{Fleet, FleetContext, FleetError, FleetLimits};
+use crate::field::{self, Field};
 use crate::fleet::publisher::PublisherError;
 use crate::http::Operator;
 use crate::service::{AnyError, FirstRoots, FleetService, Site};
 use crate::store::Scope;
 use async_trait::async_trait;
 use axum::Router;
-use sedge_protocol::id::{ProjectId, ServerName};
+use sedge_protocol::id::{Principal, ProjectId, ServerName};
 use std::sync::{Arc, OnceLock};
 
 /// Starts the fleet when its server has started.
@@ -17,12 +18,18 @@ use std::sync::{Arc, OnceLock};
 pub struct FleetPart {
     limits: FleetLimits,
     fleet: OnceLock<Arc<Fleet>>,
+    field: OnceLock<Arc<Field>>,
 }
 
 impl FleetPart {
     /// With bounds of one's own.
     pub fn new(limits: FleetLimits) -> Self {
-        Self { limits, fleet: OnceLock::new() }
+        Self { limits, ..Self::default() }
+    }
+
+    /// How models fare, once the server has started.
+    pub fn field(&self) -> Option<Arc<Field>> {
+        self.field.get().cloned()
     }
 }
 
@@ -38,7 +45,10 @@ impl FleetService for FleetPart {
         };
         let fleet = Arc::new(Fleet::start(context).await?);
         let fleet = self.fleet.get_or_init(|| fleet);
-        Ok(api::router::<Operator>(fleet.clone()))
+        let field = Arc::new(Field::start(site.store.pool().clone(), fleet.telemetry()).await?);
+        let field = self.field.get_or_init(|| field);
+        let routes = api::router::<Operator>(fleet.clone());
+        Ok(routes.merge(field::api::router::<Operator>(fleet.clone(), field.clone())))
     }
 
     async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError> {
@@ -47,6 +57,20 @@ impl FleetService for FleetPart {
             Ok(roots) => Ok(Some(FirstRoots { publisher: roots.publisher, director: roots.director })),
             Err(FleetError::Publisher(PublisherError::NoProject { .. })) => Ok(None),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    async fn device_decommissioned(&self, device: &Principal) {
+        let Some(field) = self.field.get() else { return };
+        if let Err(e) = field.forget(device).await {
+            tracing::error!(%device, "its heartbeats are not forgotten: {e}");
+        }
+    }
+
+    async fn stopping(&self) {
+        let Some(field) = self.field.get() else { return };
+        if let Err(e) = field.store().await {
+            tracing::error!("the last heartbeats are not stored: {e}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //! with text keys, units in names, the device, and text digests.
 //!
 //! Telemetry may be lost. Counters therefore count from the start of the agent, and a consumer takes differences within
-//! one `boot`.
+//! one `boot`; or, for one bundle, the largest that it has heard in each boot.
 
 use super::check::{self, invalid};
 use super::{Invalid, Message, V1};
@@ -10,11 +10,13 @@ use crate::id::{BootId, ComponentName, Principal, RequestId};
 use crate::limits::{COMPONENTS_MAX, PAYLOAD_BYTES_MAX, SEGMENTS_MAX};
 use crate::{BundleDigest, Sha256Digest, Version};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const LABELS_MAX: usize = 32;
 const QUANTITIES_MAX: usize = 64;
 const LOG_BYTES_MAX: usize = 64 * 1024;
+/// Bundles from before whose counters a heartbeat still tells.
+pub const PAST_BUNDLES_MAX: usize = 4;
 
 /// A message of a telemetry stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -153,6 +155,50 @@ pub struct ComponentHealth {
     /// Mean confidence of the window's predictions, where the model has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence_mean: Option<f32>,
+    /// Right answers that came when the prediction was no longer remembered.
+    #[serde(default)]
+    pub labels_late: u64,
+    /// How the running bundle fares; an agent that does not tell it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<BundleHealth>,
+    /// How those fared that served before it in this boot, the latest first; at most [`PAST_BUNDLES_MAX`]. Their labels
+    /// may still come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub past: Vec<BundleHealth>,
+}
+
+/// How one bundle fares. What it answered counts for it alone, whenever the right answer comes. Counters are since
+/// `serving_since_ts_ms`, and go on when it serves again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BundleHealth {
+    /// Which.
+    pub bundle: BundleDigest,
+    /// When its counting began: it serves for the first time in this boot, or again after it was forgotten. Tells two
+    /// counts of one boot apart.
+    pub serving_since_ts_ms: u64,
+    /// When the first sample came back from it, answered or failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_result_ts_ms: Option<u64>,
+    /// Samples that came back from it.
+    pub samples: u64,
+    /// Of them, those that failed.
+    pub errors: u64,
+    /// Of them, those whose right answer is known.
+    pub labelled: u64,
+    /// Of those, the ones that it answered right.
+    pub right: u64,
+    /// Half of the window's samples took no longer; the last window of one that serves no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p50_us: Option<u64>,
+    /// 95 of 100 took no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p95_us: Option<u64>,
+    /// 99 of 100 took no longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency_p99_us: Option<u64>,
+    /// Mean confidence of the window's predictions, where the model has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence_mean: Option<f32>,
 }
 
 /// Log lines.
@@ -227,17 +273,48 @@ impl Health {
         check::count("components", self.components.len(), 0..=COMPONENTS_MAX)?;
         self.temperature_c.map_or(Ok(()), |t| check::finite("temperature_c", t.into()))?;
         for (name, c) in &self.components {
-            let field = |part: &str| format!("components.{name}.{part}");
-            if c.errors.checked_add(c.dropped).is_none_or(|lost| lost > c.samples) {
-                return Err(invalid(field("errors"), "errors and drops exceed the samples"));
-            }
-            let quantiles = [c.latency_p50_us, c.latency_p95_us, c.latency_p99_us];
-            if !quantiles.iter().flatten().is_sorted() {
-                return Err(invalid(field("latency_p50_us"), "quantiles are not in order"));
-            }
-            c.confidence_mean.map_or(Ok(()), |mean| check::fraction(field("confidence_mean"), mean))?;
+            c.validate(&format!("components.{name}"))?;
         }
         Ok(())
+    }
+}
+
+fn window(field: &str, quantiles: [Option<u64>; 3], confidence_mean: Option<f32>) -> Result<(), Invalid> {
+    if !quantiles.iter().flatten().is_sorted() {
+        return Err(invalid(format_args!("{field}.latency_p50_us"), "quantiles are not in order"));
+    }
+    confidence_mean.map_or(Ok(()), |mean| check::fraction(format_args!("{field}.confidence_mean"), mean))
+}
+
+impl ComponentHealth {
+    fn validate(&self, field: &str) -> Result<(), Invalid> {
+        if self.errors.checked_add(self.dropped).is_none_or(|lost| lost > self.samples) {
+            return Err(invalid(format_args!("{field}.errors"), "errors and drops exceed the samples"));
+        }
+        window(field, [self.latency_p50_us, self.latency_p95_us, self.latency_p99_us], self.confidence_mean)?;
+        if self.serving.as_ref().is_some_and(|serving| serving.bundle != self.running) {
+            return Err(invalid(format_args!("{field}.serving.bundle"), "is not the one that runs"));
+        }
+        check::count(format_args!("{field}.past"), self.past.len(), 0..=PAST_BUNDLES_MAX)?;
+        let mut bundles = BTreeSet::from([self.running]);
+        if !self.past.iter().all(|past| bundles.insert(past.bundle)) {
+            return Err(invalid(format_args!("{field}.past.bundle"), "occurs twice, or is the one that runs"));
+        }
+        self.serving.iter().try_for_each(|serving| serving.validate(&format!("{field}.serving")))?;
+        self.past.iter().try_for_each(|past| past.validate(&format!("{field}.past")))
+    }
+}
+
+impl BundleHealth {
+    fn validate(&self, field: &str) -> Result<(), Invalid> {
+        let answered = self.samples.checked_sub(self.errors);
+        if answered.is_none_or(|answered| self.labelled > answered) {
+            return Err(invalid(format_args!("{field}.samples"), "errors and labels exceed the samples"));
+        }
+        if self.right > self.labelled {
+            return Err(invalid(format_args!("{field}.right"), "more are right than are labelled"));
+        }
+        window(field, [self.latency_p50_us, self.latency_p95_us, self.latency_p99_us], self.confidence_mean)
     }
 }
 

@@ -298,6 +298,76 @@ fn telemetry_holds_numbers_only() {
     assert!(Telemetry::Result(prediction).to_cbor().is_err());
 }
 
+#[test]
+fn counters_of_a_bundle_agree_with_each_other() {
+    let (running, past) = (BundleDigest(digest(1)), BundleDigest(digest(2)));
+    let fares = |bundle| BundleHealth {
+        bundle,
+        serving_since_ts_ms: 1,
+        first_result_ts_ms: Some(2),
+        samples: 10,
+        errors: 4,
+        labelled: 6,
+        right: 6,
+        latency_p50_us: Some(1),
+        latency_p95_us: None,
+        latency_p99_us: Some(1),
+        confidence_mean: Some(1.0),
+    };
+    let component = ComponentHealth {
+        running,
+        samples: 20,
+        errors: 8,
+        dropped: 12,
+        worker_restarts: 0,
+        memory_bytes: 0,
+        latency_p50_us: None,
+        latency_p95_us: None,
+        latency_p99_us: None,
+        confidence_mean: None,
+        labels_late: 0,
+        serving: Some(fares(running)),
+        past: vec![fares(past)],
+    };
+    let health = |change: &dyn Fn(&mut ComponentHealth)| {
+        let mut component = component.clone();
+        change(&mut component);
+        Telemetry::Health(Health {
+            v: V1,
+            ts_ms: 1,
+            dev: "acme:cam-7".parse().expect("a principal"),
+            boot: "b".parse().expect("an id"),
+            seq: 1,
+            uptime_s: 1,
+            window_s: 60,
+            disk_free_bytes: 0,
+            outbox_messages: 0,
+            outbox_dropped: 0,
+            temperature_c: None,
+            components: [("detector".parse().expect("a name"), component)].into(),
+        })
+    };
+    assert!(health(&|_| {}).validate().is_ok());
+    assert!(health(&|c| c.serving = None).validate().is_ok(), "an older agent");
+    type Change = fn(&mut ComponentHealth);
+    let wrong: [(Change, &str); 8] = [
+        (|c| c.dropped += 1, "errors and drops exceed"),
+        (|c| c.past[0].errors = 5, "past.samples`: errors and labels exceed"),
+        (|c| c.past[0].errors = u64::MAX, "errors and labels exceed"),
+        (|c| c.past[0].right = 7, "more are right than are labelled"),
+        (|c| c.past[0].latency_p99_us = Some(0), "quantiles are not in order"),
+        (|c| c.past[0].confidence_mean = Some(f32::NAN), "past.confidence_mean"),
+        (|c| c.past.push(c.past[0].clone()), "occurs twice"),
+        (|c| c.running = c.past[0].bundle, "is not the one that runs"),
+    ];
+    for (change, expected) in wrong {
+        let problem = problem(&health(&change));
+        assert!(problem.contains(expected), "{problem}");
+    }
+    let many = |c: &mut ComponentHealth| c.past = (2..7).map(|n| fares(BundleDigest(digest(n)))).collect();
+    assert!(problem(&health(&many)).contains("5 of them; expected 0 to 4"));
+}
+
 proptest! {
     #[test]
     fn a_want_says_which_chunks_are_missing(missing in prop::collection::vec(any::<bool>(), 1..200)) {

@@ -93,6 +93,19 @@ fn telemetry() -> Vec<Example> {
         region: Some(Region { x: 0.25, y: 0.5, width: 0.125, height: 0.1 }),
         latency_us: 4_310,
     };
+    let fares = |name, samples, right| BundleHealth {
+        bundle: BundleDigest(digest(name)),
+        serving_since_ts_ms: TS_MS - 600_000,
+        first_result_ts_ms: Some(TS_MS - 599_800),
+        samples,
+        errors: 3,
+        labelled: 200,
+        right,
+        latency_p50_us: Some(4_210),
+        latency_p95_us: Some(4_890),
+        latency_p99_us: Some(6_020),
+        confidence_mean: Some(0.875),
+    };
     let health = ComponentHealth {
         running: bundle(),
         samples: 120_000,
@@ -104,6 +117,9 @@ fn telemetry() -> Vec<Example> {
         latency_p95_us: Some(4_890),
         latency_p99_us: Some(6_020),
         confidence_mean: Some(0.875),
+        labels_late: 7,
+        serving: Some(fares("bundle 1.4.0", 60_000, 196)),
+        past: vec![fares("bundle 1.3.0", 59_959, 188)],
     };
     let health = Health {
         v: V1,

@@ -94,6 +94,9 @@ impl Component {
                 *watch = Watch::new(self.parts.config.health);
             }
         }
+        // Before it is said that it took over: who hears that has the counters of the one that serves.
+        self.post();
+        self.tell_counters();
         self.draining = None;
         if self.flow.flight().is_some_and(|f| f.slot != slot) {
             let drain = Duration::from_millis(self.parts.config.worker.drain_ms);
@@ -101,7 +104,6 @@ impl Component {
         } else {
             self.answer(ticket, Answer::TookOver);
         }
-        self.post();
     }
 }
 

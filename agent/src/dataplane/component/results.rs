@@ -5,8 +5,10 @@ use super::super::flow::Flight;
 use super::{Component, index};
 use crate::plane::Happening;
 use crate::sink::{Record, Verdict};
+use crate::source::now_ms;
 use crate::worker::Answer;
-use sedge_protocol::message::{ComponentHealth, Prediction, Telemetry, V1};
+use sedge_protocol::message::{Health, Prediction, Telemetry, V1};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,6 +26,11 @@ impl Component {
                 Answer::Outcome(_) | Answer::NotYet => watch.answered(),
             }
         }
+        let delay = self.label_delay(&flight.sample.source);
+        let (known, held_back) = match flight.sample.label.clone() {
+            Some(label) if !delay.is_zero() => (None, Some((label, delay))),
+            label => (label, None),
+        };
         if let Some((loaded, place)) = self.place(flight.slot).and_then(|p| Some((&p.ready.as_ref()?.0, p))) {
             let record = Record {
                 seq: flight.sample.seq,
@@ -35,11 +42,12 @@ impl Component {
                 model: loaded.model,
                 source: flight.sample.source.to_string(),
                 name: flight.sample.name.clone(),
-                expected: flight.sample.label.clone(),
+                expected: known,
                 latency_us,
                 verdict: Verdict::from(answer),
             };
-            self.tally.count(&record, now);
+            self.tally.count(&record, now, now_ms());
+            self.remember(&record, held_back, now);
             self.publish(Arc::new(record));
         }
         if self.serving != Some(flight.slot) {
@@ -88,6 +96,31 @@ impl Component {
         }
     }
 
+    /// Brings the counters to the control plane, in the place of older ones that still wait.
+    pub(super) fn tell_counters(&mut self) {
+        let Some(counters) = self.tally.health() else { return };
+        // The control plane takes what is said of components into the heartbeat of the device, and knows the rest.
+        let health = Health {
+            v: V1,
+            ts_ms: now_ms(),
+            dev: self.parts.identity.dev.clone(),
+            boot: self.parts.identity.boot.clone(),
+            seq: 0,
+            uptime_s: 0,
+            window_s: 0,
+            disk_free_bytes: 0,
+            outbox_messages: 0,
+            outbox_dropped: 0,
+            temperature_c: None,
+            components: BTreeMap::from([(self.parts.name.clone(), counters)]),
+        };
+        let happening = Happening::Telemetry(Telemetry::Health(health));
+        match self.outbox.iter_mut().find(|waiting| matches!(waiting, Happening::Telemetry(_))) {
+            Some(waiting) => *waiting = happening,
+            None => self.outbox.push_back(happening),
+        }
+    }
+
     /// Brings the board up to date.
     pub(super) fn post(&mut self) {
         let files = self.parts.sinks.iter().map(|s| match s {
@@ -99,17 +132,16 @@ impl Component {
         let place = serving.and_then(|s| self.place(s)).filter(|p| p.ready.is_some());
         let running = place.map(|p| p.wanted.digest);
         let pid = place.and_then(|p| p.ready.as_ref()).map(|(_, pid)| *pid);
-        let health = running.map(|digest| self.tally.health(digest));
-        let counters = |last: ComponentHealth| self.tally.health(last.running);
-        let (labelled, right) = (self.tally.labelled, self.tally.right);
+        if let Some(bundle) = running {
+            self.tally.serve(bundle, now_ms());
+        }
+        // While no worker serves, the counters of the last one that did go on.
+        let health = self.tally.health();
+        let (labelled, right, late) = (self.tally.labelled, self.tally.right, self.tally.labels_late);
         self.parts.board.update(&self.parts.name, |view| {
             (view.serving, view.running, view.pid) = (serving, running, pid);
-            (view.labelled, view.right, view.sink_dropped) = (labelled, right, sink_dropped);
-            // While no worker serves, the counters of the last one that did go on.
-            view.health = match (health, view.health.take()) {
-                (None, Some(last)) => Some(counters(last)),
-                (now, _) => now,
-            };
+            (view.labelled, view.right, view.labels_late, view.sink_dropped) = (labelled, right, late, sink_dropped);
+            view.health = health;
         });
     }
 }
