@@ -18,22 +18,35 @@
 //! If the server dies: the shell stores what [`Rollout::take_changes`] gives before it performs the effects of an event,
 //! and performs those of [`Rollout::resume`] when it is back. Every effect may be performed again.
 
+mod back;
+mod command;
+mod device;
 mod effect;
 mod event;
 mod gate;
 mod health;
+mod judge;
+mod machine;
 mod plan;
 mod policy;
+mod report;
+mod saved;
 mod selector;
+
 mod spec;
 mod state;
+
+mod waiting;
+mod wave;
 
 pub use effect::{Effect, IgnoredWhy, Note, Outcome, RefusedWhy};
 pub use event::{AssignProblem, Event};
 pub use gate::{Evidence, GateKind, GateVerdict, Halt};
 pub use health::{Counters, Spread};
+pub use machine::{DeadlineReason, Rollout};
 pub use plan::{Candidate, Ineligible, Plan, PlanError, PlannedWave, Requirement, plan};
 pub use policy::DevicePolicy;
+pub use saved::{FORMAT, RestoreError, Saved, SavedDevice};
 pub use selector::{LISTED_MAX, Selector};
 pub use spec::{
     CRITERIA_MAX, Commit, Criterion, ErrorThreshold, Gate, Metric, OnFailure, REST, RolloutSpec, SPEC_BYTES_MAX, Size,
@@ -42,3 +55,4 @@ pub use spec::{
 pub use state::{
     Actor, Asked, Core, Device, FailureCode, PausedBy, Presence, Running, Scope, SkippedWhy, State, Step, WaveState,
 };
+pub use waiting::{DeviceWaits, RolloutWaits, Waiting, WaveWaits};

@@ -356,6 +356,18 @@ pub struct Device {
     /// Whether it went back because no verdict came in time.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lapsed: bool,
+    /// How often it did.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lapses: u8,
+    /// Whether a heartbeat has said that it runs the rollout's bundle.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub seen_new: bool,
+    /// Whether the last heartbeat contradicted the device's reports. One may be older than they are; two are not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub doubt: bool,
+    /// Whether somebody else decides what it runs, whatever its step.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub released: bool,
     /// Why it failed; kept when it goes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<FailureCode>,
@@ -375,6 +387,18 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+impl Device {
+    /// Whether it failed at going back.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.step == Step::Failed && matches!(self.code, Some(FailureCode::DidNotGoBack | FailureCode::CannotGoBack(_)))
+    }
+
+    /// Whether what the rollout has decided is that it goes back.
+    pub(super) fn called_back(&self) -> bool {
+        self.back_generation.0 > 0 || self.asked == Some(Asked::RollBack) || self.step == Step::GoingBack
+    }
+}
+
 impl Default for Device {
     fn default() -> Self {
         Self {
@@ -391,6 +415,10 @@ impl Default for Device {
             tried: false,
             ended: false,
             lapsed: false,
+            lapses: 0,
+            seen_new: false,
+            doubt: false,
+            released: false,
             code: None,
             skipped: None,
             counters: None,
