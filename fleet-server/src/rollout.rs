@@ -32,10 +32,12 @@ mod policy;
 mod report;
 mod saved;
 mod selector;
-
+mod sentence;
 mod spec;
 mod state;
-
+mod summary;
+#[cfg(test)]
+mod tests;
 mod waiting;
 mod wave;
 
@@ -44,7 +46,7 @@ pub use event::{AssignProblem, Event};
 pub use gate::{Evidence, GateKind, GateVerdict, Halt};
 pub use health::{Counters, Spread};
 pub use machine::{DeadlineReason, Rollout};
-pub use plan::{Candidate, Ineligible, Plan, PlanError, PlannedWave, Requirement, plan};
+pub use plan::{Candidate, DEVICES_MAX, Ineligible, Plan, PlanError, PlannedWave, Requirement, bucket, plan};
 pub use policy::DevicePolicy;
 pub use saved::{FORMAT, RestoreError, Saved, SavedDevice};
 pub use selector::{LISTED_MAX, Selector};
@@ -55,4 +57,5 @@ pub use spec::{
 pub use state::{
     Actor, Asked, Core, Device, FailureCode, PausedBy, Presence, Running, Scope, SkippedWhy, State, Step, WaveState,
 };
+pub use summary::{DeviceView, FailureView, StepCount, Summary, WaveView};
 pub use waiting::{DeviceWaits, RolloutWaits, Waiting, WaveWaits};

@@ -36,7 +36,9 @@ impl Turn<'_> {
         ours && match scope {
             Scope::All => true,
             Scope::Wave if wave == failed => true,
-            Scope::Wave | Scope::Uncommitted => !passed && device.step != Step::Succeeded,
+            Scope::Wave | Scope::Uncommitted => {
+                device.step == Step::NotStarted || (!passed && device.step != Step::Succeeded)
+            }
         }
     }
 
@@ -116,9 +118,14 @@ impl Turn<'_> {
             device.doubt = false;
             device.deadline_ms = None;
         });
-        if self.device(number).touched {
+    }
+
+    /// Takes down what a device runs.
+    pub(super) fn measure(&mut self, number: usize, running: Running) {
+        if self.device(number).running == Running::New && running == Running::Other {
             self.rollout.core.last_back_ms = Some(self.now_ms);
         }
+        self.change(number, |device| device.running = running);
     }
 
     /// A device that was back runs the bundle again.

@@ -148,11 +148,11 @@ impl Turn<'_> {
         // A heartbeat may be older than the report before it. One that follows a heartbeat of the same claim is not.
         let certain = contradicts && (device.doubt || (!is_new && device.seen_new));
         let measured = if is_new { Running::New } else { Running::Other };
+        if !contradicts || certain {
+            self.measure(number, measured);
+        }
         self.change(number, |device| {
             device.doubt = contradicts && !certain;
-            if !contradicts || certain {
-                device.running = measured;
-            }
             device.seen_new = is_new || (device.seen_new && !certain);
         });
         match self.device(number).step {

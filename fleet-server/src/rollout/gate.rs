@@ -81,6 +81,6 @@ pub struct Halt {
     pub evidence: Evidence,
     /// Devices that show it; at most 20.
     pub devices: Vec<DeviceId>,
-    /// What most of those that failed say, when the gate counts failures.
+    /// What those that failed say, when the gate counts failures and all say the same.
     pub code: Option<super::state::FailureCode>,
 }

@@ -6,7 +6,7 @@ use super::health::{Share, Sums};
 use super::machine::{Rollout, Turn};
 use super::spec::{Criterion, OnFailure};
 use super::state::{FailureCode, Scope, State, Step, WaveState};
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 fn of_devices(part: u32, of: u32) -> Share {
     Share { part: part.into(), of: of.into(), samples: of.into() }
@@ -98,7 +98,7 @@ impl Rollout {
         }
     }
 
-    /// Devices that show a failure, and what most of them say.
+    /// Devices that show a failure, and what they say, if all say the same.
     fn shown_by(&self, wave: usize, gate: GateKind) -> (Vec<usize>, Option<FailureCode>) {
         let failed = |number: &usize| self.devices[*number].step.is_failure();
         let mut numbers: Vec<usize> = match gate {
@@ -115,14 +115,13 @@ impl Rollout {
                 found.into_iter().map(|(number, _)| number).collect()
             }
         };
-        let mut codes = BTreeMap::<&FailureCode, usize>::new();
-        if matches!(gate, GateKind::Errors | GateKind::Success) {
-            numbers
-                .iter()
-                .filter_map(|n| self.devices[*n].code.as_ref())
-                .for_each(|c| *codes.entry(c).or_default() += 1);
-        }
-        let code = codes.into_iter().max_by_key(|(_, count)| *count).map(|(code, _)| code.clone());
+        let codes: BTreeSet<&FailureCode> = match gate {
+            GateKind::Errors | GateKind::Success => {
+                numbers.iter().filter_map(|n| self.devices[*n].code.as_ref()).collect()
+            }
+            _ => BTreeSet::new(),
+        };
+        let code = codes.first().filter(|_| codes.len() == 1).map(|code| (*code).clone());
         numbers.truncate(EVIDENCE_DEVICES_MAX);
         (numbers, code)
     }

@@ -41,7 +41,7 @@ impl Turn<'_> {
             return self.ignore(self.id(number), why);
         }
         if let Some(measured) = measured {
-            self.change(number, |device| device.running = measured);
+            self.measure(number, measured);
         }
         match state {
             Reported::Idle | Reported::Reverting => {}
@@ -135,12 +135,10 @@ impl Turn<'_> {
         if step == Step::Back || (step.is_failure() && self.device(number).ended) {
             return;
         }
-        self.change(number, |device| {
-            device.ended = true;
-            if device.running == Running::Unknown {
-                device.running = Running::Other;
-            }
-        });
+        self.change(number, |device| device.ended = true);
+        if self.device(number).running == Running::Unknown {
+            self.measure(number, Running::Other);
+        }
         let decided = Self::is_decision(error.as_ref());
         if state == Reported::Reverted && step == Step::Holding && error == Some(ErrorCode::TimedOut) {
             return self.lapsed(number);
@@ -195,15 +193,11 @@ impl Turn<'_> {
         if device.step == Step::Unreachable {
             self.reached(number);
         }
-        self.change(number, |device| {
-            match measured {
-                Some(measured) => device.running = measured,
-                // It runs nothing, as before its first bundle.
-                None if ended => device.running = Running::Other,
-                None => {}
-            }
-            device.ended |= ended;
-        });
+        // One that says nothing of it at its end runs nothing, as before its first bundle.
+        if let Some(measured) = measured.or(ended.then_some(Running::Other)) {
+            self.measure(number, measured);
+        }
+        self.change(number, |device| device.ended |= ended);
         let runs_it = self.device(number).running == Running::New;
         match () {
             () if is_back && runs_it => self.returned(number),

@@ -167,7 +167,7 @@ pub enum WaveState {
         /// Its gates as they were.
         evidence: Vec<Evidence>,
     },
-    /// It had nobody to judge.
+    /// It was never judged: it had nobody, or the rollout ended first.
     Skipped,
 }
 

@@ -25,7 +25,7 @@ impl Turn<'_> {
                 Some(state) => self.advance_wave(self.rollout.core.wave, &state),
                 None => self.complete(),
             },
-            State::RollingBack { halt, scope } if self.rollout.count(Step::GoingBack) == 0 => {
+            State::RollingBack { halt, scope } if self.rollout.count(Step::GoingBack) + self.undecided() == 0 => {
                 let (halt, scope) = (halt.clone(), *scope);
                 self.rollout.core.state = match scope {
                     _ if self.rollout.stuck > 0 => State::RollbackFailed { halt },
@@ -39,7 +39,17 @@ impl Turn<'_> {
         }
     }
 
+    /// Devices on their way, and those that have a verdict to follow.
+    fn undecided(&self) -> u32 {
+        self.rollout.count(Step::Holding) + self.in_flight()
+    }
+
     pub(super) fn finish(&mut self) {
+        for state in &mut self.rollout.core.waves {
+            if !matches!(state, WaveState::Passed { .. } | WaveState::Failed { .. }) {
+                *state = WaveState::Skipped;
+            }
+        }
         for number in self.rollout.due(u64::MAX) {
             self.change(number, |device| device.deadline_ms = None);
         }
@@ -51,8 +61,7 @@ impl Turn<'_> {
 
     fn complete(&mut self) -> bool {
         self.dispatch();
-        let left = self.rollout.count(Step::Holding) + self.in_flight();
-        if left > 0 || !self.rollout.again.is_empty() || !self.is_running() {
+        if self.undecided() > 0 || !self.rollout.again.is_empty() || !self.is_running() {
             return false;
         }
         self.rollout.core.state = State::Completed;
