@@ -15,14 +15,14 @@ use sedge_protocol::message::Verdict;
 impl Turn<'_> {
     /// Calls devices back; `failed` is the wave that is about.
     pub(super) fn call_back(&mut self, scope: Scope, failed: usize) {
-        let mut devices = 0;
-        for number in 0..self.rollout.devices.len() {
-            if self.is_called(number, scope, failed) {
-                devices += 1;
-                self.call_one_back(number);
-            }
+        let called: Vec<usize> =
+            (0..self.rollout.devices.len()).filter(|&number| self.is_called(number, scope, failed)).collect();
+        // Verdicts first: where the old worker is warm they end the harm within milliseconds.
+        called.iter().for_each(|&number| self.turn_back(number));
+        for &number in &called {
+            self.effects.push(Effect::RollBack { device: self.id(number) });
         }
-        self.note(Note::CalledBack { scope, devices });
+        self.note(Note::CalledBack { scope, devices: u32::try_from(called.len()).unwrap_or(u32::MAX) });
     }
 
     fn is_called(&self, number: usize, scope: Scope, failed: usize) -> bool {
@@ -42,7 +42,7 @@ impl Turn<'_> {
         }
     }
 
-    fn call_one_back(&mut self, number: usize) {
+    fn turn_back(&mut self, number: usize) {
         let at_ms = self.after(self.rollout.plan.spec.back_deadline_s);
         let on_its_way = self.device(number).step.in_flight() || self.device(number).step == Step::Holding;
         self.change(number, |device| {
@@ -58,7 +58,6 @@ impl Turn<'_> {
         if on_its_way {
             self.verdict(number, Verdict::Revert);
         }
-        self.effects.push(Effect::RollBack { device: self.id(number) });
     }
 
     /// The server desires of a device what was before.
@@ -131,7 +130,8 @@ impl Turn<'_> {
     /// A device that was back runs the bundle again.
     pub(super) fn returned(&mut self, number: usize) {
         self.note(Note::DeviceReturned { device: self.id(number) });
-        self.call_one_back(number);
+        self.turn_back(number);
+        self.effects.push(Effect::RollBack { device: self.id(number) });
         if self.rollout.core.state.is_final() {
             self.change(number, |device| device.deadline_ms = None);
         }
@@ -140,6 +140,11 @@ impl Turn<'_> {
     pub(super) fn back_deadline(&mut self, number: usize) {
         let device = self.device(number);
         if device.presence == Presence::Online {
+            if device.running == Running::Other && device.asked.is_none() {
+                // It has had all the time, and never ran the bundle as far as anybody has measured.
+                self.change(number, |device| device.ended = true);
+                return self.check_back(number);
+            }
             return self.fail_to_go_back(number, FailureCode::DidNotGoBack);
         }
         self.lose(number);

@@ -28,7 +28,7 @@ impl Rollout {
         let (tally, limit) = (&self.tallies[wave], self.plan.spec.errors);
         let failures = tally.count(Step::is_failure);
         let executed = failures + tally.count(Step::is_good);
-        let needed = limit.executed_min.min(tally.members()).max(1);
+        let needed = limit.executed_min.min(tally.able()).max(1);
         let share = of_devices(failures, executed);
         let verdict = match () {
             () if executed < needed => GateVerdict::NotEnoughData,
@@ -42,9 +42,7 @@ impl Rollout {
         let (tally, least) = (&self.tallies[wave], self.plan.waves[wave].rules.success_min_permille);
         let good = tally.count(Step::is_good);
         let executed = good + tally.count(Step::is_failure);
-        // Devices that could not be reached, and those that went back for want of a verdict, say nothing.
-        let said_nothing = tally.of(Step::Unreachable) + tally.of(Step::Back) + tally.of(Step::GoingBack);
-        let needed = tally.members().saturating_sub(said_nothing).max(1);
+        let needed = tally.able().max(1);
         let share = of_devices(good, executed);
         let verdict = match () {
             () if executed < needed || !tally.is_settled() => GateVerdict::NotEnoughData,

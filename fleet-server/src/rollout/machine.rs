@@ -63,6 +63,13 @@ impl Tally {
         self.count(|step| !matches!(step, Step::Superseded | Step::Skipped))
     }
 
+    /// All that may come to an end. Devices that cannot be reached, and those that went back for want of a verdict, say
+    /// nothing of the bundle.
+    pub(super) fn able(&self) -> u32 {
+        let silent = |step| matches!(step, Step::Unreachable | Step::Back | Step::GoingBack);
+        self.members() - self.count(silent)
+    }
+
     pub(super) fn of(&self, step: Step) -> u32 {
         self.steps[step as usize]
     }

@@ -5,7 +5,7 @@ use super::machine::Turn;
 use super::state::{Asked, FailureCode, Running, Step};
 use sedge_protocol::BundleDigest;
 use sedge_protocol::id::Generation;
-use sedge_protocol::message::{DeploymentState as Reported, ErrorCode};
+use sedge_protocol::message::{DeploymentState as Reported, ErrorCode, Verdict};
 
 /// How often a device may go back for want of a verdict before that counts as a failure.
 const LAPSES_MAX: u8 = 3;
@@ -199,6 +199,10 @@ impl Turn<'_> {
         }
         self.change(number, |device| device.ended |= ended);
         let runs_it = self.device(number).running == Running::New;
+        if runs_it && !ended && generation == self.device(number).generation && self.device(number).verdict.is_some() {
+            // The verdict has not reached it.
+            self.verdict(number, Verdict::Revert);
+        }
         match () {
             () if is_back && runs_it => self.returned(number),
             () if of_the_way_back && ended && runs_it && !self.device(number).is_stuck() => {

@@ -145,9 +145,11 @@ impl Rollout {
             }
             State::RollingBack { halt, .. } => vec![self.named("Rolling back", halt.as_ref()), self.backs()],
             State::RolledBack { halt } => {
-                vec![self.named("Rolled back", halt.as_ref()), self.all_back(), self.never_touched()]
+                vec![self.named("Rolled back", halt.as_ref()), self.all_back(), self.keepers(), self.never_touched()]
             }
-            State::RollbackFailed { halt } => vec![self.named("The rollback failed", halt.as_ref()), self.all_back()],
+            State::RollbackFailed { halt } => {
+                vec![self.named("The rollback failed", halt.as_ref()), self.all_back(), self.keepers()]
+            }
             State::Completed => self.completed(),
             State::Aborted { halt } => {
                 vec![self.named("Aborted", halt.as_ref()), self.keepers(), self.backs(), self.not_started()]
@@ -186,7 +188,7 @@ impl Rollout {
     fn never_touched(&self) -> String {
         match self.devices.len() as u64 - u64::from(self.touched) {
             0 => String::new(),
-            count => format!("{} never had it.", devices(count)),
+            count => format!("{} never got it.", devices(count)),
         }
     }
 
@@ -203,7 +205,7 @@ impl Rollout {
             return String::new();
         }
         let (back, touched) = (self.devices_back(), self.touched);
-        format!("{} of {} that had it assigned {} back.", number(back.into()), number(touched.into()), is(back))
+        format!("{} of {} that were given it {} back.", number(back.into()), number(touched.into()), is(back))
     }
 
     fn all_back(&self) -> String {
@@ -211,10 +213,13 @@ impl Rollout {
         let goes_back = |d: &&super::state::Device| d.step == Step::Unreachable && d.called_back();
         let lost = self.devices.iter().filter(goes_back).count() as u64;
         let mut text = match (back, touched) {
-            (_, 0) => return "No device had it.".to_owned(),
-            (1, 1) => "The one device that had it is back".to_owned(),
-            (back, touched) if back == touched => format!("All {} that had it are back", devices(touched)),
-            (back, touched) => format!("{} of {} that had it {} back", number(back), devices(touched), is(back as u32)),
+            (_, 0) => return "No device was given it.".to_owned(),
+            (1, 1) => "The one device that was given it is back".to_owned(),
+            (2, 2) => "Both devices that were given it are back".to_owned(),
+            (back, touched) if back == touched => format!("All {} that were given it are back", devices(touched)),
+            (back, touched) => {
+                format!("{} of {} that were given it {} back", number(back), devices(touched), is(back as u32))
+            }
         };
         if let Some((first, last)) = self.core.first_result_ts_ms.zip(self.core.last_back_ms)
             && back > 0

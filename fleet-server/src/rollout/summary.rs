@@ -165,7 +165,8 @@ impl Rollout {
 
     pub(super) fn devices_back(&self) -> u32 {
         let ended = |step: Step| step == Step::Back || step.is_failure();
-        let back = self.devices.iter().filter(|d| d.touched && ended(d.step) && d.running == Running::Other);
+        let back =
+            self.devices.iter().filter(|d| d.touched && ended(d.step) && d.running == Running::Other && !d.is_stuck());
         u32::try_from(back.count()).unwrap_or(u32::MAX)
     }
 
