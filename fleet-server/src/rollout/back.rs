@@ -130,6 +130,11 @@ impl Turn<'_> {
     /// A device that was back runs the bundle again.
     pub(super) fn returned(&mut self, number: usize) {
         self.note(Note::DeviceReturned { device: self.id(number) });
+        self.call_one_back(number);
+    }
+
+    /// Calls back one that runs the bundle after it was decided that nobody does.
+    pub(super) fn call_one_back(&mut self, number: usize) {
         self.turn_back(number);
         self.effects.push(Effect::RollBack { device: self.id(number) });
         if self.rollout.core.state.is_final() {
@@ -138,9 +143,15 @@ impl Turn<'_> {
     }
 
     pub(super) fn back_deadline(&mut self, number: usize) {
+        let at_ms = self.after(self.rollout.plan.spec.back_deadline_s);
         let device = self.device(number);
+        if device.asked.is_some() {
+            // The server has not told it yet, which is not the device's fault.
+            self.change(number, |device| device.deadline_ms = Some(at_ms));
+            return self.ask_again(number);
+        }
         if device.presence == Presence::Online {
-            if device.running == Running::Other && device.asked.is_none() {
+            if device.running == Running::Other {
                 // It has had all the time, and never ran the bundle as far as anybody has measured.
                 self.change(number, |device| device.ended = true);
                 return self.check_back(number);

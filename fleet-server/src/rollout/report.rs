@@ -2,7 +2,7 @@
 
 use super::effect::{IgnoredWhy, Note};
 use super::machine::Turn;
-use super::state::{Asked, FailureCode, Running, Step};
+use super::state::{Asked, FailureCode, Running, State, Step};
 use sedge_protocol::BundleDigest;
 use sedge_protocol::id::Generation;
 use sedge_protocol::message::{DeploymentState as Reported, ErrorCode, Verdict};
@@ -97,6 +97,8 @@ impl Turn<'_> {
                 });
                 if self.keeps(number) {
                     self.agree(number);
+                } else if !matches!(self.rollout.core.state, State::Running | State::Paused { .. }) {
+                    self.call_one_back(number);
                 }
             }
             Some(_) => self.fail(number, Step::Failed, FailureCode::WrongDigest),
@@ -184,7 +186,8 @@ impl Turn<'_> {
         error: Option<ErrorCode>,
     ) {
         let device = self.device(number);
-        if generation < device.generation {
+        let ours = device.generation > Generation(0) && generation == device.generation;
+        if !ours && generation < device.back_generation.max(device.generation).max(Generation(1)) {
             return self.ignore(self.id(number), IgnoredWhy::EarlierGeneration);
         }
         let of_the_way_back = device.back_generation > Generation(0) && generation >= device.back_generation;

@@ -395,7 +395,10 @@ impl Device {
 
     /// Whether what the rollout has decided is that it goes back.
     pub(super) fn called_back(&self) -> bool {
-        self.back_generation.0 > 0 || self.asked == Some(Asked::RollBack) || self.step == Step::GoingBack
+        self.back_generation.0 > 0
+            || self.asked == Some(Asked::RollBack)
+            || self.step == Step::GoingBack
+            || self.is_stuck()
     }
 }
 
