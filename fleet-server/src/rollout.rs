@@ -27,6 +27,7 @@ mod gate;
 mod health;
 mod judge;
 mod machine;
+mod member;
 mod plan;
 mod policy;
 mod report;
@@ -38,6 +39,7 @@ mod state;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod waiting;
 mod wave;
 

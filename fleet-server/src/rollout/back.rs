@@ -7,8 +7,8 @@
 
 use super::effect::{Effect, Note};
 use super::event::AssignProblem;
-use super::machine::Turn;
 use super::state::{Asked, Device, FailureCode, Presence, Running, Scope, State, Step, WaveState};
+use super::turn::Turn;
 use sedge_protocol::id::Generation;
 use sedge_protocol::message::Verdict;
 

@@ -2,8 +2,8 @@
 //! the second learns what the first has done.
 
 use super::effect::{Effect, Note, RefusedWhy};
-use super::machine::Turn;
 use super::state::{Actor, PausedBy, Scope, State, Step, WaveState};
+use super::turn::Turn;
 use sedge_protocol::id::RolloutId;
 
 impl Turn<'_> {

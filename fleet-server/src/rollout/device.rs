@@ -3,8 +3,8 @@
 use super::effect::{Effect, IgnoredWhy, Note};
 use super::event::{AssignProblem, Event};
 use super::health::Counters;
-use super::machine::Turn;
 use super::state::{Asked, FailureCode, PausedBy, Presence, Running, State, Step};
+use super::turn::Turn;
 use sedge_protocol::BundleDigest;
 use sedge_protocol::id::{DeviceId, Generation};
 use sedge_protocol::message::ErrorCode;

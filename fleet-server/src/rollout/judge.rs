@@ -3,9 +3,10 @@
 use super::effect::Note;
 use super::gate::{EVIDENCE_DEVICES_MAX, Evidence, GateKind, GateVerdict, Halt};
 use super::health::{Share, Sums};
-use super::machine::{Rollout, Turn};
+use super::machine::Rollout;
 use super::spec::{Criterion, OnFailure};
 use super::state::{FailureCode, Scope, State, Step, WaveState};
+use super::turn::Turn;
 use std::collections::BTreeSet;
 
 fn of_devices(part: u32, of: u32) -> Share {

@@ -1,8 +1,8 @@
 //! Reports of devices: the answer to a generation.
 
 use super::effect::{IgnoredWhy, Note};
-use super::machine::Turn;
 use super::state::{Asked, FailureCode, Running, State, Step};
+use super::turn::Turn;
 use sedge_protocol::BundleDigest;
 use sedge_protocol::id::Generation;
 use sedge_protocol::message::{DeploymentState as Reported, ErrorCode, Verdict};

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod model;
+mod planned;
 mod scale;
 mod scenario;
 mod words;

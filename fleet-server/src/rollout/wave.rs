@@ -2,10 +2,10 @@
 
 use super::effect::{Effect, Note, Outcome};
 use super::gate::{Evidence, GateKind, GateVerdict};
-use super::machine::Turn;
 use super::plan::Candidate;
 use super::spec::Gate;
 use super::state::{Asked, PausedBy, Scope, State, Step, WaveState};
+use super::turn::Turn;
 use super::{Counters, IgnoredWhy};
 use sedge_protocol::message::Verdict;
 

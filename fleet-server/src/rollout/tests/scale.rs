@@ -10,6 +10,7 @@ const DEVICES: usize = 100_000;
 
 /// Prints how many events a second a rollout takes, and what it takes to store it.
 #[test]
+#[allow(clippy::print_stdout, reason = "a measurement")]
 fn an_event_costs_the_same_in_a_large_fleet() {
     let inventory: Vec<_> = (0..DEVICES).map(|n| candidate(format!("cam-{n}").parse().expect("id"))).collect();
     let spec = declared(
