@@ -7,7 +7,7 @@ use sedge_protocol::BundleDigest;
 use sedge_protocol::id::{DeviceId, Generation, RolloutId};
 use sedge_protocol::message::{DeploymentState, ErrorCode};
 
-/// Something that happened. Every event may come twice, and late.
+/// Something that happened. The same event may come twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Begin.
@@ -72,7 +72,8 @@ pub enum Event {
         /// Why.
         problem: AssignProblem,
     },
-    /// A device has reported the component's state.
+    /// A device has reported the component's state. Reports come in the order of their `ReportKey`; the latest is told
+    /// again after [`Event::Assigned`], since a device may be faster than the answer of the server.
     DeviceReported {
         /// The device.
         device: DeviceId,
