@@ -16,6 +16,7 @@ mod files;
 pub mod fleet;
 pub mod http;
 pub mod pki;
+pub mod rollout;
 pub mod server;
 pub mod service;
 pub mod store;
