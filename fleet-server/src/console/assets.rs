@@ -89,4 +89,53 @@ mod tests {
             assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("eval("), "{}", asset.name);
         }
     }
+
+    /// The colour of a name, `#rrggbb`.
+    fn colour(sheet: &str, name: &str) -> [f64; 3] {
+        let value = sheet.split(&format!("--{name}: #")).nth(1).unwrap_or_else(|| panic!("no colour {name}"));
+        let hex = value.split(';').next().expect("a value");
+        let hex: String = if hex.len() == 3 { hex.chars().flat_map(|c| [c, c]).collect() } else { hex.to_owned() };
+        [0, 2, 4].map(|at| f64::from(u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")) / 255.0)
+    }
+
+    /// Source: WCAG 2.2, "relative luminance" and "contrast ratio".
+    fn contrast(a: [f64; 3], b: [f64; 3]) -> f64 {
+        let linear = |c: f64| if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) };
+        let luminance = |[r, g, b]: [f64; 3]| 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+        let (a, b) = (luminance(a), luminance(b));
+        (a.max(b) + 0.05) / (a.min(b) + 0.05)
+    }
+
+    #[test]
+    fn light_and_dark_can_be_read() {
+        let css = String::from_utf8_lossy(CSS.bytes);
+        let (light, rest) = css.split_once("@media (prefers-color-scheme: dark)").expect("both");
+        for sheet in [light, rest] {
+            let check = |front: &str, back: &str, ratio: f64| {
+                let found = contrast(colour(sheet, front), colour(sheet, back));
+                assert!(found >= ratio, "{front} on {back}: {found:.2}, needs {ratio}");
+            };
+            for back in ["ground", "card", "quiet-wash"] {
+                for text in ["ink", "soft"] {
+                    check(text, back, 4.5);
+                }
+            }
+            check("card", "brand", 4.5);
+            for tone in ["good", "busy", "waiting", "bad", "quiet"] {
+                check(tone, "card", 4.5);
+                check(tone, "ground", 4.5);
+                check(tone, &format!("{tone}-wash"), 4.5);
+                check("on-mark", tone, 3.0);
+                check("ink", &format!("{tone}-wash"), 4.5);
+            }
+            for hue in ["r0", "r1", "r2", "r3", "r4", "rx"] {
+                check(hue, "card", 3.0);
+                check("on-mark", hue, 3.0);
+            }
+            for line in ["line-strong", "focus"] {
+                check(line, "card", 3.0);
+                check(line, "ground", 3.0);
+            }
+        }
+    }
 }

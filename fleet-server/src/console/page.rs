@@ -1,8 +1,10 @@
 //! The page of a project: views become the texts that its template shows.
 
 use super::assets::Assets;
-use super::picture;
-use super::view::{BundleLabel, DeviceQuery, DeviceRow, DevicesPage, Facet, FleetView, Members};
+use super::picture::{self, Mark};
+use super::view::{
+    BundleLabel, DeviceGroup, DeviceQuery, DeviceRow, DevicesPage, Dot, Facet, FleetView, Members, RolloutView,
+};
 use super::{rollout_part, words};
 use askama::Template;
 use sedge_protocol::id::ProjectId;
@@ -13,7 +15,7 @@ pub(super) struct Parts<'a> {
     pub(super) project: &'a ProjectId,
     pub(super) projects: &'a [ProjectId],
     pub(super) fleet: &'a FleetView,
-    pub(super) rollout: Option<&'a super::view::RolloutView>,
+    pub(super) rollout: Option<&'a RolloutView>,
     pub(super) query: &'a DeviceQuery,
     pub(super) devices: &'a DevicesPage,
     pub(super) form_token: &'a str,
@@ -35,6 +37,7 @@ struct FleetPage<'a> {
     runs: Vec<Run>,
     groups: Vec<Group>,
     has_away: bool,
+    marks: Vec<Mark>,
     rollout: Option<rollout_part::RolloutPart>,
     search: &'a str,
     facets: Vec<Choice>,
@@ -100,15 +103,13 @@ pub(super) fn fleet(parts: &Parts<'_>, assets: &Assets) -> Result<String, askama
         projects: parts.projects,
         form_token: parts.form_token,
         version: parts.version,
-        time: words::clock(now),
+        time: words::clock(now, now),
         sentence: words::fleet(fleet),
         fleet,
         runs: runs.collect(),
         groups: groups(fleet),
-        has_away: fleet.groups.iter().any(|group| match &group.members {
-            Members::Dots(dots) => dots.iter().any(|dot| !dot.online),
-            Members::Shares(_) => false,
-        }),
+        has_away: dots(fleet).any(|dot| !dot.online),
+        marks: Mark::ALL.into_iter().filter(|mark| dots(fleet).any(|dot| Mark::of(dot) == Some(*mark))).collect(),
         rollout: parts.rollout.map(|rollout| rollout_part::RolloutPart::new(rollout, now)),
         search: &query.search,
         facets: Facet::ALL
@@ -123,13 +124,21 @@ pub(super) fn fleet(parts: &Parts<'_>, assets: &Assets) -> Result<String, askama
     page.render()
 }
 
+/// Every device that is drawn.
+fn dots(fleet: &FleetView) -> impl Iterator<Item = &Dot> {
+    fleet.groups.iter().flat_map(|group| match &group.members {
+        Members::Dots(dots) => dots.as_slice(),
+        Members::Shares(_) => &[],
+    })
+}
+
 fn groups(fleet: &FleetView) -> Vec<Group> {
     let size = |members: &Members| match members {
         Members::Dots(dots) => dots.len() as u64,
         Members::Shares(shares) => shares.iter().sum(),
     };
     let rows = picture::rows(usize::try_from(fleet.devices).unwrap_or(usize::MAX));
-    let group = |group: &super::view::DeviceGroup| Group {
+    let group = |group: &DeviceGroup| Group {
         name: group.name.clone(),
         devices: words::devices(size(&group.members)),
         svg: picture::group(group, &fleet.runs, rows),

@@ -2,7 +2,7 @@
 //!
 //! Every drawing has a label in words; the page shows the same figures as a table or list beside it.
 
-use super::view::{DeviceGroup, Dot, Members, RunsShare, Tone};
+use super::view::{DeviceGroup, DeviceState, Dot, Members, RunsShare, Tone};
 use super::words;
 use askama::filters::{Html, escape};
 use std::fmt::Write as _;
@@ -78,7 +78,7 @@ fn grid(dots: &[Dot], label: &str, runs: &[RunsShare], rows: usize) -> String {
             "<g class=\"dot {}{presence}\" transform=\"translate({x} {y})\"><title>{}</title><circle r=\"12\"/>{}</g>",
             run_class(dot.runs, runs),
             safe(&says),
-            mark(dot)
+            Mark::of(dot).map(|mark| format!("<path class=\"mark\" d=\"{}\"/>", mark.path())).unwrap_or_default()
         );
     }
     svg.push_str("</svg>");
@@ -86,16 +86,51 @@ fn grid(dots: &[Dot], label: &str, runs: &[RunsShare], rows: usize) -> String {
 }
 
 /// What tells a state without colour.
-fn mark(dot: &Dot) -> &'static str {
-    use super::view::DeviceState as D;
-    match (dot.state, dot.state.tone()) {
-        (D::GoingBack | D::Back, _) => {
-            "<path class=\"mark\" d=\"M-5-1.2h7a3.1 3.1 0 0 1 0 6.2h-3M-2.2-4.2l-3 3 3 3\"/>"
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// It went wrong.
+    Bad,
+    /// It goes or went back.
+    Back,
+    /// It is on its way.
+    Busy,
+    /// It waits.
+    Waiting,
+}
+
+impl Mark {
+    /// Every one.
+    pub(super) const ALL: [Self; 4] = [Self::Bad, Self::Back, Self::Busy, Self::Waiting];
+
+    /// Of a device.
+    pub(super) fn of(dot: &Dot) -> Option<Self> {
+        match (dot.state, dot.state.tone()) {
+            (DeviceState::GoingBack | DeviceState::Back, _) => Some(Self::Back),
+            (_, Tone::Bad) => Some(Self::Bad),
+            (_, Tone::Busy) => Some(Self::Busy),
+            (_, Tone::Waiting) => Some(Self::Waiting),
+            (_, Tone::Good | Tone::Quiet) => None,
         }
-        (_, Tone::Bad) => "<path class=\"mark\" d=\"M-4-4l8 8M4-4l-8 8\"/>",
-        (_, Tone::Busy) => "<path class=\"mark\" d=\"M0-5.5v10.5M-4 1l4 4 4-4\"/>",
-        (_, Tone::Waiting) => "<path class=\"mark\" d=\"M-2.6-4.5v9M2.6-4.5v9\"/>",
-        _ => "",
+    }
+
+    /// Its line, around the middle of the dot.
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Bad => "M-4-4l8 8M4-4l-8 8",
+            Self::Back => "M-5-1.2h7a3.1 3.1 0 0 1 0 6.2h-3M-2.2-4.2l-3 3 3 3",
+            Self::Busy => "M0-5.5v10.5M-4 1l4 4 4-4",
+            Self::Waiting => "M-2.6-4.5v9M2.6-4.5v9",
+        }
+    }
+
+    /// What it says.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Bad => "failed",
+            Self::Back => "goes or went back",
+            Self::Busy => "updating",
+            Self::Waiting => "waiting",
+        }
     }
 }
 
@@ -122,7 +157,7 @@ pub(super) fn bar(parts: &[(String, u64)], label: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::console::view::{BundleLabel, DeviceState};
+    use crate::console::view::BundleLabel;
 
     fn runs() -> Vec<RunsShare> {
         let bundle = BundleLabel { name: "digits".into(), version: "1".into(), digest: "00".repeat(32) };
@@ -164,7 +199,10 @@ mod tests {
         let parts = [("good".to_owned(), 1), ("none".to_owned(), 0), ("bad".to_owned(), 2)];
         let drawn = bar(&parts, "x");
         assert!(drawn.contains("<rect class=\"good\" x=\"0\" width=\"333\""), "{drawn}");
-        assert!(drawn.contains("<rect class=\"bad\" x=\"333\" width=\"667\"") && !drawn.contains("none"), "{drawn}");
+        assert!(
+            drawn.contains("<rect class=\"bad\" x=\"333\" width=\"667\"") && !drawn.contains("class=\"none\""),
+            "{drawn}"
+        );
         assert_eq!(bar(&[], "x").matches("<rect").count(), 1);
         assert_eq!(bar(&[("good".into(), u64::MAX / 2)], "x").matches("width=\"1000\"").count(), 2);
     }

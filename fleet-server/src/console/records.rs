@@ -12,7 +12,7 @@ use sedge_protocol::Sha256Digest;
 use sedge_protocol::id::ProjectId;
 use sedge_protocol::message::ComponentReport;
 use sedge_protocol::time::UnixSeconds;
-use sqlx::ConnectOptions as _;
+use sqlx::{ConnectOptions as _, SqliteConnection};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -71,18 +71,18 @@ impl StoredData {
         const WHAT: &str = "watch for changes";
         // SQLite gives each connection a number that grows when another one has committed; so this one writes nothing.
         let mut connection = store.pool().connect_options().connect().await.map_err(query(WHAT))?;
+        let mut seen = data_version(&mut connection).await?;
         // A number of an earlier start must not look like one of this.
         let first = u64::try_from(crate::clock::now().0).unwrap_or(0) * 1_000_000;
         let (sender, changes) = watch::channel(first);
         let looking = tokio::spawn(async move {
-            let mut seen = None;
             loop {
                 tokio::time::sleep(LOOK_STEP).await;
-                match sqlx::query_scalar::<_, i64>("PRAGMA data_version").fetch_one(&mut connection).await {
+                match data_version(&mut connection).await {
+                    Ok(version) if version == seen => {}
                     Ok(version) => {
-                        if seen.replace(version).is_some_and(|seen| seen != version) {
-                            sender.send_modify(|number| *number += 1);
-                        }
+                        seen = version;
+                        sender.send_modify(|number| *number += 1);
                     }
                     Err(e) => tracing::error!(error = &e as &dyn std::error::Error, "pages are not told of changes"),
                 }
@@ -130,6 +130,10 @@ impl StoredData {
             .map_err(query("list devices"))?;
         rows.into_iter().map(|row| device(row, bundles)).collect()
     }
+}
+
+async fn data_version(connection: &mut SqliteConnection) -> Result<i64, StoreError> {
+    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await.map_err(query("look for changes"))
 }
 
 fn device(row: Row, bundles: &Bundles) -> Result<DeviceRow, StoreError> {
@@ -300,3 +304,6 @@ impl Tally {
         FleetView { devices, online, settled, bad, runs, groups }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ impl RolloutPart {
             histogram_bar: picture::bar(&parts, &said.join(", ")),
             histogram: histogram.iter().map(count_of).collect(),
             waiting: waiting(&rollout.waiting, now),
-            timeline: rollout.timeline.iter().take(TIMELINE_MAX).map(Happened::new).collect(),
+            timeline: rollout.timeline.iter().take(TIMELINE_MAX).map(|moment| Happened::new(moment, now)).collect(),
         }
     }
 }
@@ -192,11 +192,11 @@ impl Gate {
 }
 
 impl Happened {
-    fn new(moment: &Moment) -> Self {
+    fn new(moment: &Moment, now: UnixSeconds) -> Self {
         Self {
             tone: moment.tone.class(),
             iso: moment.at.to_string(),
-            clock: clock(moment.at),
+            clock: clock(moment.at, now),
             text: moment.text.clone(),
             actor: moment.actor.clone(),
         }

@@ -61,7 +61,7 @@ pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -96,9 +96,14 @@ pub(super) fn ago(at: UnixSeconds, now: UnixSeconds) -> String {
     }
 }
 
-/// The time of day, UTC.
-pub(super) fn clock(at: UnixSeconds) -> String {
-    at.to_string().get(11..19).unwrap_or("").to_owned()
+/// The time of day, UTC; before today the day and the minute.
+pub(super) fn clock(at: UnixSeconds, now: UnixSeconds) -> String {
+    let (at, now) = (at.to_string(), now.to_string());
+    match (at.split_once('T'), now.split_once('T')) {
+        (Some((day, time)), Some((today, _))) if day == today => time.trim_end_matches('Z').to_owned(),
+        (Some((day, time)), _) => format!("{day} {}", time.get(..5).unwrap_or(time)),
+        (None, _) => at,
+    }
 }
 
 /// Seconds from `from` to `to`, never negative.
@@ -153,10 +158,8 @@ mod tests {
         let now = UnixSeconds(1_800_000_000);
         let said = [-5, 2, 59, 60, 3600, 172_799, 172_800].map(|s| ago(now.plus(-s), now));
         assert_eq!(said, ["just now", "just now", "59 s ago", "1 min ago", "1 h ago", "47 h ago", "2 days ago"]);
-        assert_eq!(
-            (clock(now).as_str(), clock(UnixSeconds(i64::MAX)).as_str()),
-            ("08:00:00", "6854775807".get(99..).unwrap_or(""))
-        );
+        assert_eq!((clock(now, now), clock(now.plus(-86_400), now)), ("08:00:00".into(), "2027-01-14 08:00".into()));
+        assert_eq!(clock(UnixSeconds(i64::MAX), now), "@9223372036854775807");
         assert_eq!((seconds_between(now, now.plus(-1)), devices(1)), (0, "1 device".into()));
     }
 }
