@@ -1,7 +1,7 @@
 //! HTTPS for devices that enrol and for people and tools: TLS 1.3 and 1.2, HTTP/1.1.
 //!
 //! A client certificate is optional in the handshake and needed for renewal; everything below `/api/v1` needs an API
-//! token. Every wait and every size has a bound: connections in all and per address, the handshake, the request's head
+//! token; the console has sessions. Every wait and every size has a bound: connections in all and per address, the handshake, the request's head
 //! and its body.
 
 mod api;
@@ -20,6 +20,7 @@ pub use problem::Problem;
 pub(crate) use serve::HttpServer;
 pub use serve::{Connection, HttpBounds};
 
+use crate::console::Login;
 use crate::enrol::Enroller;
 use axum::extract::DefaultBodyLimit;
 use axum::{Router, middleware};
@@ -38,12 +39,15 @@ pub struct Edge {
     pub limiter: Arc<RateLimiter>,
     /// How long an enrolment token lasts when nothing else is said, seconds.
     pub token_lifetime_s: i64,
+    /// Who may open the console.
+    pub login: Arc<Login>,
     /// Whether all parts are up.
     pub ready: Arc<AtomicBool>,
 }
 
-/// Everything that is served; `fleet` stands below `/api/v1` and behind the same tokens.
-pub fn router(edge: Edge, fleet: Router) -> Router {
+/// Everything that is served; `fleet` stands below `/api/v1` and behind the same tokens, `console` beside it with sessions
+/// of its own.
+pub fn router(edge: Edge, fleet: Router, console: Router) -> Router {
     let api = api::routes(edge.clone())
         .merge(fleet)
         .fallback(problem::not_found)
@@ -53,6 +57,7 @@ pub fn router(edge: Edge, fleet: Router) -> Router {
     Router::new()
         .merge(enrolment::routes(edge.clone()))
         .merge(health::routes(edge))
+        .merge(console)
         .nest("/api/v1", api)
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)

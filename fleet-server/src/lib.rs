@@ -9,6 +9,7 @@
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod deny;
 pub mod enrol;
 pub mod field;

@@ -10,15 +10,16 @@ mod upkeep;
 use crate::broker::BrokerError;
 use crate::clock;
 use crate::config::{self, Broker, Config, ConfigError};
+use crate::console::{self, Console, ConsoleData, Login, LoginError, LoginLink, StoredData};
 use crate::deny::DenyList;
 use crate::enrol::Enroller;
 use crate::files;
 use crate::http::{self, Edge, HttpServer, RateLimiter};
 use crate::pki::{Pki, PkiError, ServerCertificate, TlsError};
 use crate::service::{AnyError, BrokerAddress, FleetService, Site};
-use crate::store::{EdgeStore, Store, StoreError};
+use crate::store::{EdgeStore, Scope, Store, StoreError};
 use broker::BrokerLink;
-pub use first::ADMIN_TOKEN_FILE;
+pub use first::{ADMIN_TOKEN_FILE, LOGIN_LINK_FILE};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use std::fs::{File, TryLockError};
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use upkeep::Upkeep;
 
 /// Why the server does not start.
@@ -77,6 +79,9 @@ pub enum StartError {
     /// The system gave no random bytes.
     #[error("the system gives no random bytes")]
     Random(#[source] getrandom::Error),
+    /// The first login link.
+    #[error("cannot make the first login link")]
+    Login(#[from] LoginError),
     /// The fleet part.
     #[error("cannot start the fleet part")]
     Fleet(#[source] AnyError),
@@ -93,6 +98,8 @@ pub struct Running {
     /// The certificate authority, DER; what clients of this server trust.
     pub authority: Vec<u8>,
     ready: Arc<AtomicBool>,
+    closing: watch::Sender<bool>,
+    login: Arc<Login>,
     http: HttpServer,
     fleet: Arc<dyn FleetService>,
     link: Arc<BrokerLink>,
@@ -117,7 +124,7 @@ pub async fn start(config: Config, fleet: Arc<dyn FleetService>) -> Result<Runni
     // 2. What we know.
     let store = Store::open(&data.join("sedge.db")).await?;
     let edge_store: Arc<dyn EdgeStore> = Arc::new(store.clone());
-    first::start(&*edge_store, &data).await?;
+    let is_first = first::start(&*edge_store, &data).await?;
     edge_store.prune(clock::now()).await?;
     let deny = Arc::new(DenyList::new(edge_store.denied(clock::now()).await?));
     // 3. Where devices connect. The other listener is bound first, since devices are told of both.
@@ -144,10 +151,21 @@ pub async fn start(config: Config, fleet: Arc<dyn FleetService>) -> Result<Runni
     let link = Arc::new(link);
     let broker_addr = link.addr();
     // 4. What steers fleets.
-    let site = Site { data, store: store.clone(), pki: pki.clone(), broker: address };
+    let site = Site { data: data.clone(), store: store.clone(), pki: pki.clone(), broker: address };
     let routes = fleet.started(site).await.map_err(StartError::Fleet)?;
     // 5. Requests.
     let ready = Arc::new(AtomicBool::new(true));
+    let server = config.public_address(config.http.public.as_ref(), http_addr);
+    let login = Arc::new(Login::new(store.clone(), server.clone()));
+    if is_first {
+        first::login(&login, &data).await?;
+    }
+    let shown: Arc<dyn ConsoleData> = match fleet.console() {
+        Some(shown) => shown,
+        None => Arc::new(StoredData::open(store.clone()).await?),
+    };
+    let (closing, closed) = watch::channel(false);
+    let console = console::routes(Console::new(shown, login.clone(), edge_store.clone(), closed));
     let edge = Edge {
         enroller: Arc::new(Enroller {
             store: edge_store.clone(),
@@ -155,25 +173,49 @@ pub async fn start(config: Config, fleet: Arc<dyn FleetService>) -> Result<Runni
             deny,
             link: link.clone(),
             fleet: fleet.clone(),
-            server: config.public_address(config.http.public.as_ref(), http_addr),
+            server,
             broker: broker.clone(),
         }),
         limiter: Arc::new(RateLimiter::new(config.enrolment.requests_per_minute_max)),
         token_lifetime_s: config.enrolment.token_lifetime_s.into(),
+        login: login.clone(),
         ready: ready.clone(),
     };
     let authority = pki.root().to_vec();
     let tls = pki.https_server(certificate.clone())?;
-    let http = HttpServer::start(listener, tls, http::router(edge, routes), config.http_bounds());
+    let http = HttpServer::start(listener, tls, http::router(edge, routes, console), config.http_bounds());
     upkeep.renew(pki, names, certificate, link.clone(), edge_store);
     tracing::info!(https = %http_addr, %broker, "serving");
-    Ok(Running { http_addr, broker_addr, broker, authority, ready, http, fleet, link, upkeep, store, _lock: lock })
+    Ok(Running {
+        http_addr,
+        broker_addr,
+        broker,
+        authority,
+        ready,
+        closing,
+        login,
+        http,
+        fleet,
+        link,
+        upkeep,
+        store,
+        _lock: lock,
+    })
 }
 
 impl Running {
+    /// Makes a link that opens the console once. `name` says in the audit who it is for.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub async fn login_link(&self, name: &str, scope: Scope) -> Result<LoginLink, LoginError> {
+        self.login.issue_link(name, scope, clock::now()).await
+    }
+
     /// Stops everything; requests that run may end, for some seconds.
     pub async fn shutdown(self) {
         self.ready.store(false, Ordering::Release);
+        let _ = self.closing.send(true);
         self.http.stop().await;
         self.fleet.stopping().await;
         self.upkeep.stop();

@@ -1,5 +1,6 @@
 //! Where the parts of the server meet: what the edge gives to the part that steers fleets, and what it asks of it.
 
+use crate::console::ConsoleData;
 use crate::pki::{Pki, TlsError};
 use crate::store::Store;
 use async_trait::async_trait;
@@ -73,6 +74,11 @@ pub trait FleetService: Send + Sync {
     /// # Errors
     /// When they cannot be read.
     async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError>;
+
+    /// What the console shows, asked for after [`FleetService::started`]; when there is none, what the database knows.
+    fn console(&self) -> Option<Arc<dyn ConsoleData>> {
+        None
+    }
 
     /// Called after a device was recorded, again or for the first time. A server that is killed may miss it: the database
     /// is the truth.

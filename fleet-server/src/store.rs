@@ -33,6 +33,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "edge", include_str!("../migrations/0001_edge.sql")),
     (2, "fleet", include_str!("../migrations/0002_fleet.sql")),
     (3, "field", include_str!("../migrations/0003_field.sql")),
+    (4, "console", include_str!("../migrations/0004_console.sql")),
 ];
 
 /// Connections: one writes at a time, the others read beside it.
@@ -117,6 +118,11 @@ impl Store {
     /// The connections, for concerns with tables of their own.
     pub fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    /// The connection that syncs, for what must survive a power cut.
+    pub(crate) fn synced(&self) -> &SqlitePool {
+        &self.synced
     }
 
     /// Writes everything out and closes the file.

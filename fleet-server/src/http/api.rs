@@ -1,6 +1,7 @@
-//! `/api/v1`: projects, enrolment tokens, devices, API tokens, the audit.
+//! `/api/v1`: projects, enrolment tokens, devices, API tokens, login links, the audit.
 
 mod devices;
+mod links;
 mod tokens;
 
 use super::Edge;
@@ -29,6 +30,7 @@ pub(super) fn routes(edge: Edge) -> Router {
         .route("/projects/{project}/devices/{device}/decommission", post(devices::decommission))
         .route("/api-tokens", get(tokens::list).post(tokens::create))
         .route("/api-tokens/{name}", delete(tokens::remove))
+        .route("/login-links", post(links::create))
         .route("/audit", get(audit))
         .with_state(edge)
 }

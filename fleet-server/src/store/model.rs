@@ -28,7 +28,7 @@ impl Scope {
         }
     }
 
-    pub(super) fn from_word(word: &str) -> Option<Self> {
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
         [Self::Read, Self::Operate, Self::Admin].into_iter().find(|scope| scope.as_str() == word)
     }
 }

@@ -6,5 +6,7 @@
 mod access;
 mod api;
 mod broker;
+mod browser;
+mod console;
 mod enrolment;
 mod support;

@@ -1,4 +1,6 @@
 pub mod broker;
+pub mod browser;
+pub mod fleet_shown;
 pub mod https;
 pub mod mini;
 pub mod mosquitto;

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use sedge_fleet_server::config::{Broker, Config, EmbeddedBroker};
+use sedge_fleet_server::console::ConsoleData;
 use sedge_fleet_server::server::{self, Running};
 use sedge_fleet_server::service::{AnyError, FirstRoots, FleetService, Site};
 use sedge_protocol::cbor::{self, Bytes, Limits};
@@ -46,6 +47,7 @@ fn capture_log() {
 pub struct StubFleet {
     pub site: OnceLock<Site>,
     pub events: Mutex<Vec<String>>,
+    pub console: Option<Arc<dyn ConsoleData>>,
 }
 
 #[async_trait]
@@ -53,6 +55,10 @@ impl FleetService for StubFleet {
     async fn started(&self, site: Site) -> Result<Router, AnyError> {
         let _ = self.site.set(site);
         Ok(Router::new().route("/projects/{project}/probe", get(async || "fleet")))
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleData>> {
+        self.console.clone()
     }
 
     async fn device_enrolled(&self, device: &Principal) {
@@ -104,8 +110,20 @@ impl Server {
         Self::start_in(dir, config).await
     }
 
+    /// With a console that shows this.
+    pub async fn start_showing(console: Arc<dyn ConsoleData>) -> Self {
+        capture_log();
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir.path().join("data"));
+        Self::start_fleet(dir, config, StubFleet { console: Some(console), ..StubFleet::default() }).await
+    }
+
     pub async fn start_in(dir: tempfile::TempDir, config: Config) -> Self {
-        let fleet = Arc::new(StubFleet::default());
+        Self::start_fleet(dir, config, StubFleet::default()).await
+    }
+
+    async fn start_fleet(dir: tempfile::TempDir, config: Config, fleet: StubFleet) -> Self {
+        let fleet = Arc::new(fleet);
         let admin_file = config.data.join(server::ADMIN_TOKEN_FILE);
         let running = server::start(config, fleet.clone()).await.unwrap();
         let admin = std::fs::read_to_string(admin_file).unwrap().trim().to_owned();
