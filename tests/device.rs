@@ -19,7 +19,7 @@ const DEVICE: &str = "acme:pi";
 /// Settings of a deployment that takes seconds.
 fn quick(commit: Value) -> String {
     let shadow = value!({"samples_min": 20, "disagreement_max_permille": 300, "errors_max": 0});
-    value!({"deployment": {"probation_s": 1, "shadow": shadow, "commit": commit}}).to_string()
+    value!({"deployment": {"probation_s": 2, "shadow": shadow, "commit": commit}}).to_string()
 }
 
 struct Site {
