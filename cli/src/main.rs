@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// See it work: real images through a signed bundle, with accuracy, latency and what the sandbox costs.
+    /// See it work: a fleet server and devices on this machine, good updates and bad ones.
     Demo(command::demo::Arguments),
     /// Run a bundle over an image or a directory of samples.
     Run(command::run::Arguments),
@@ -66,7 +66,7 @@ fn main() -> ExitCode {
         Err(error) => return output::usage(&error),
     };
     let (format, result) = match arguments.command {
-        Command::Demo(a) => (a.output.output, command::demo::run(&a)),
+        Command::Demo(a) => (a.format(), command::demo::run(&a)),
         Command::Run(a) => (a.output.output, command::run::run(&a)),
         Command::Bench(a) => (a.output.output, command::bench::run(&a)),
         Command::Bundle(c) => (c.format(), command::bundle::run(&c)),

@@ -107,6 +107,7 @@ impl Process {
 }
 
 impl Drop for Process {
+    #[allow(clippy::print_stderr, reason = "what a failed test needs is what the process said")]
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {

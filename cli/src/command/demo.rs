@@ -1,165 +1,274 @@
-//! `sedge demo`: the digits bundle over real scans, from a fresh key to a picture of the mistakes.
+//! `sedge demo`: a fleet on this machine, each part a process of its own, from first keys to bad updates that are refused.
 
-use super::run::{Samples, Score, best, process};
-use crate::measure::{Quantiles, Stages};
+mod pipeline;
+mod publisher;
+mod refusals;
+mod site;
+
 use crate::output::{self, OutputArguments};
-use crate::picture;
-use anyhow::{Context as _, Result};
-use clap::Args;
-use rust_embed::RustEmbed;
-use sedge_protocol::signature::{SecretKey, TrustPolicy};
-use sedge_runtime::bundle::Trust;
-use sedge_runtime::pack::Layout;
-use sedge_runtime::{Pipeline, VerifiedBundle, golden};
-use serde_json::json;
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use publisher::{Bundle, Publisher};
+use serde_json::{Value, json};
+use site::{Device, PATIENCE, Server, ask};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-/// Needs no network, and leaves nothing behind but a picture.
+/// The demo's project.
+const PROJECT: &str = "demo";
+/// Its component.
+const COMPONENT: &str = "digits";
+/// Images a second that each device's camera takes.
+const RATE_PER_S: u32 = 10;
+
+/// Starts a fleet server with its broker and devices, all as processes of their own on loopback: real TLS with a
+/// certificate for each device, a real model over real images. Needs no network, no container and no other service, and
+/// leaves nothing behind.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
-    /// Where the picture goes.
-    #[arg(long, value_name = "FILE.png", default_value = "sedge-demo-confusion-matrix.png")]
-    picture: PathBuf,
+    #[command(subcommand)]
+    what: Option<What>,
+    /// How many devices.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+    devices: u16,
+    /// Keep the files (settings, keys, logs, results) in this directory, which must not exist yet.
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) output: OutputArguments,
+    output: OutputArguments,
 }
 
-#[derive(RustEmbed)]
-#[folder = "../examples/digits"]
-#[include = "v1/*"]
-#[include = "images/*"]
-struct Digits;
+#[derive(Subcommand)]
+enum What {
+    /// One bundle on this machine, without a fleet: accuracy, latency, and what the sandbox costs.
+    Pipeline(pipeline::Arguments),
+}
 
-#[derive(RustEmbed)]
-#[folder = "../runtime/processors"]
-#[include = "*.wasm"]
-struct Processors;
-
-/// Writes embedded files below a directory.
-fn unpack<E: RustEmbed>(directory: &Path) -> Result<()> {
-    for name in E::iter() {
-        let file = E::get(&name).with_context(|| format!("{name} is missing in this program"))?;
-        let path = directory.join(name.as_ref());
-        std::fs::create_dir_all(path.parent().unwrap_or(directory)).with_context(|| path.display().to_string())?;
-        std::fs::write(&path, &file.data).with_context(|| path.display().to_string())?;
+impl Arguments {
+    pub(crate) fn format(&self) -> output::Format {
+        match &self.what {
+            Some(What::Pipeline(arguments)) => arguments.output.output,
+            None => self.output.output,
+        }
     }
-    Ok(())
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let json_output = arguments.output.output.is_json();
-    let say = |text: String| {
-        if !json_output {
-            output::line(text);
-        }
-    };
-    let work = tempfile::tempdir().context("making a directory for the demo")?;
-    let digits = work.path().join("examples/digits");
-    unpack::<Digits>(&digits)?;
-    unpack::<Processors>(&work.path().join("runtime/processors"))?;
-
-    let key = super::keys::generate()?;
-    let bundle = sign_and_open(&digits.join("v1"), &work.path().join("digits.tar"), &key)?;
-    let header = &bundle.manifest().bundle;
-    say(format!("{} {} ({}) is signed and every hash holds", header.name, header.version, bundle.digest()));
-    let mut sandboxed = Pipeline::load(&bundle, &super::pipeline_options()?)?;
-    let golden = golden::check(&mut sandboxed, &bundle)?;
-    say(format!("{} golden samples come out as promised", golden.len()));
-
-    // The same processors compiled into this program tell what the sandbox costs.
-    let native = sign_and_open(&builtin_twin(&digits.join("v1"))?, &work.path().join("native.tar"), &key)?;
-    let mut native = Pipeline::load(&native, &super::pipeline_options()?)?;
-
-    let samples = Samples::find(&digits.join("images/field"))?;
-    let labels = bundle.labels().to_vec();
-    let mut counts = vec![vec![0usize; labels.len()]; labels.len()];
-    let (mut stages, mut native_stages, mut score) = (Stages::default(), Stages::default(), Score::default());
-    let progress = output::progress(samples.files.len(), "predicting");
-    for (seq, path) in samples.files.iter().enumerate() {
-        let outcome = process(&mut sandboxed, seq, path)?;
-        native_stages.push(&process(&mut native, seq, path)?.timings);
-        stages.push(&outcome.timings);
-        let expected = samples.labels.get(&samples.name(path));
-        score.count(expected, best(&outcome));
-        let row = expected.and_then(|e| labels.iter().position(|l| l == e));
-        if let (Some(row), Some(found)) = (row, best(&outcome)) {
-            counts[row][found.index as usize] += 1;
-        }
-        progress.inc(1);
+    match &arguments.what {
+        Some(What::Pipeline(arguments)) => pipeline::run(arguments),
+        None => fleet(arguments),
     }
-    progress.finish_and_clear();
+}
 
-    let accuracy = score.accuracy().context("the demo's images carry no labels")?;
-    let (total, builtin) = (Quantiles::from(&stages.total), Quantiles::from(&native_stages.total));
-    let sandbox_ms = (total.p50_ms - builtin.p50_ms).max(0.0);
-    let title = format!("{} {}: {:.1} % right", header.name, header.version, accuracy * 100.0);
-    let subtitle = format!("{} of {} camera images, {:.2} ms each", score.right, score.counted, total.p50_ms);
-    picture::confusion_matrix(&arguments.picture, &title, &subtitle, &labels, &counts)?;
+/// Where the story is told: to people on standard output, or beside the JSON.
+#[derive(Clone, Copy)]
+struct Teller {
+    json: bool,
+}
 
-    say(format!("\n{} of {} images right: {:.2} %\n", score.right, score.counted, accuracy * 100.0));
-    say(stages.table());
-    say(format!(
-        "\nthe sandbox takes {sandbox_ms:.3} ms of {:.3} ms ({:.1} %): with the same processors built in, p50 is {:.3} ms",
-        total.p50_ms,
-        100.0 * sandbox_ms / total.p50_ms,
-        builtin.p50_ms
-    ));
-    say(format!("what was taken for what: {}", arguments.picture.display()));
-    if json_output {
+impl Teller {
+    fn say(self, text: impl std::fmt::Display) {
+        if self.json { output::note(text) } else { output::line(text) }
+    }
+
+    fn heading(self, text: &str) {
+        self.say(format!("\n{}", output::bold(text)));
+    }
+}
+
+/// The demo's fleet.
+struct Fleet {
+    // Devices go first, so that the server hears them leave.
+    devices: Vec<Device>,
+    publisher: Publisher,
+    server: Server,
+    api: crate::api::Server,
+    tell: Teller,
+}
+
+impl Fleet {
+    /// Waits until something is there, and sees to it that all processes live.
+    fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = look(self)? {
+                return Ok(found);
+            }
+            self.server.process.check()?;
+            self.devices.iter_mut().try_for_each(|device| device.process.check())?;
+            if Instant::now() > deadline {
+                let log = self.server.process.end_of_log();
+                bail!("{what} takes longer than {} s; the server's log ends with\n{log}", PATIENCE.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// The latest report of a device's component that answers this generation.
+    fn reported(&self, device: &str, generation: u64) -> Result<Option<Value>> {
+        let state = self.api.get(&format!("projects/{PROJECT}/devices/{device}/state"))?;
+        let latest = &state["reported"][COMPONENT];
+        Ok((latest["generation"] == generation).then(|| latest["report"].clone()))
+    }
+
+    /// Gives a device a bundle; its new generation.
+    fn desire(&self, device: &str, bundle: &Bundle, settings: &Value) -> Result<u64> {
+        let path = format!("projects/{PROJECT}/devices/{device}/desired/{COMPONENT}");
+        let body = json!({"bundle": COMPONENT, "digest": bundle.digest, "settings": settings});
+        self.api.put(&path, &body)?["generation"].as_u64().context("the server gave no generation")
+    }
+
+    /// Waits for the end of a generation on a device.
+    fn ended(&mut self, device: &str, generation: u64) -> Result<Value> {
+        const ENDS: [&str; 6] = ["committed", "reverted", "rejected", "cancelled", "expired", "quarantined"];
+        self.until(&format!("generation {generation} on {device}"), |fleet| {
+            let report = fleet.reported(device, generation)?;
+            Ok(report.filter(|report| ENDS.iter().any(|end| report["state"] == *end)))
+        })
+    }
+}
+
+/// How long each stage may take here: everything is near, and nobody wants to wait.
+fn settings(disagreement_max_permille: u16) -> Value {
+    let shadow = json!({"samples_min": 20, "disagreement_max_permille": disagreement_max_permille, "errors_max": 0});
+    json!({"deployment": {"probation_s": 3, "shadow": shadow}})
+}
+
+fn fleet(arguments: &Arguments) -> Result<ExitCode> {
+    let tell = Teller { json: arguments.output.output.is_json() };
+    let temporary = tempfile::tempdir().context("making a directory for the demo")?;
+    let work = match &arguments.keep {
+        Some(directory) => {
+            fs::create_dir(directory).with_context(|| format!("--keep {}", directory.display()))?;
+            directory.canonicalize().with_context(|| directory.display().to_string())?
+        }
+        None => temporary.path().to_owned(),
+    };
+    let began = Instant::now();
+    let mut fleet = begin(&work, arguments.devices, tell)?;
+    let first = install(&mut fleet)?;
+    let refused = refusals::run(&mut fleet, &first)?;
+    tell.say(format!("\nall of it took {:.0} s", began.elapsed().as_secs_f64()));
+    if tell.json {
         output::json(&json!({
             "result": "ok",
-            "bundle": header.name,
-            "version": header.version,
-            "images": score.counted,
-            "accuracy": accuracy,
-            "golden": golden.len(),
-            "p50_ms": total.p50_ms,
-            "p95_ms": total.p95_ms,
-            "stages": stages.json(),
-            "builtin_p50_ms": builtin.p50_ms,
-            "sandbox_ms": sandbox_ms,
-            "sandbox_share": sandbox_ms / total.p50_ms,
-            "confusion": counts,
-            "picture": arguments.picture,
+            "devices": fleet.devices.len(),
+            "bundle": COMPONENT,
+            "version": first.bundle.version,
+            "first_result_s": first.first_result_s,
+            "predictions": first.predictions,
+            "refused": refused,
+            "took_s": began.elapsed().as_secs_f64(),
         }))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Packs, signs, writes and opens a bundle, as a publisher and a device would.
-fn sign_and_open(directory: &Path, to: &Path, key: &SecretKey) -> Result<VerifiedBundle> {
-    let mut layout = Layout::pack(directory)?;
-    layout.sign(key)?;
-    layout.write(to)?;
-    let policy = TrustPolicy::new(vec![key.public()], 1)?;
-    Ok(VerifiedBundle::open(to, &Trust::Signed(policy))?)
+/// Server, publisher, project and devices.
+fn begin(work: &Path, count: u16, tell: Teller) -> Result<Fleet> {
+    tell.heading("A fleet server, and devices that enrol once");
+    let server = Server::start(work)?;
+    tell.say(format!("server       {} (process {}), broker at {}", server.url, server.process.id(), server.broker));
+    let publisher = Publisher::new(work)?;
+    ask(server.command(["project", "create", PROJECT, "--repository"])?.arg(publisher.repository()))?;
+    tell.say("publisher    signs offline with keys that the server never sees");
+    let api = server.api()?;
+    let mut fleet = Fleet { devices: Vec::new(), publisher, server, api, tell };
+    let progress = output::progress(count.into(), "enrolling");
+    for number in 1..=count {
+        let name = format!("cam-{number:02}");
+        let directory = work.join("devices").join(&name);
+        let config = format!(
+            "code_dir = {code:?}\nhealth_interval_s = 1\n\
+             [component.{COMPONENT}.source.camera]\nkind = \"replay\"\ndirectory = {images:?}\n\
+             rate_per_s = {RATE_PER_S}.0\n\
+             [component.{COMPONENT}.sink.file]\nkind = \"file\"\npath = {results:?}\n\
+             [component.{COMPONENT}.sink.server]\nkind = \"mqtt\"\n",
+            code = work.join("code"),
+            images = fleet.publisher.digits.join("images/field"),
+            results = directory.join("results.jsonl"),
+        );
+        fleet.devices.push(Device::start(&fleet.server, PROJECT, &name, work, &config)?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    let names = match &fleet.devices[..] {
+        [only] => format!("{} (process {})", only.name, only.process.id()),
+        devices => format!("{} of them, a process each", devices.len()),
+    };
+    tell.say(format!("devices      {names}: a key that never leaves the device, a certificate for it, mutual TLS"));
+    Ok(fleet)
 }
 
-/// The same bundle with built-in processors in place of its components.
-fn builtin_twin(directory: &Path) -> Result<PathBuf> {
-    let twin = directory.with_file_name("native");
-    copy(directory, &twin)?;
-    let path = twin.join("bundle.toml");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-    let text = text
-        .replace("component = \"image.wasm\"", "component = \"builtin:image@1\"")
-        .replace("component = \"classify.wasm\"", "component = \"builtin:classify@1\"");
-    let text: String = text.split("[sources]").next().unwrap_or_default().to_owned();
-    std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-    Ok(twin)
+/// What the first installation showed.
+struct First {
+    bundle: Bundle,
+    first_result_s: f64,
+    predictions: usize,
+}
+
+/// Publishes a bundle and gives it to every device.
+fn install(fleet: &mut Fleet) -> Result<First> {
+    let tell = fleet.tell;
+    tell.heading("A first bundle: signed, published, downloaded over MQTT, tried, committed");
+    let packed = fleet.publisher.release(&["v1"])?;
+    let bundles = fleet.publisher.publish(&fleet.server, PROJECT, &packed)?;
+    let bundle = bundles.first().cloned().context("the server has no bundle")?;
+    tell.say(format!("published    digits {} ({} bytes), {}", bundle.version, bundle.bytes, bundle.digest));
+    let began = Instant::now();
+    let names: Vec<String> = fleet.devices.iter().map(|device| device.name.clone()).collect();
+    let mut ordered = Vec::new();
+    for name in &names {
+        ordered.push((name.clone(), fleet.desire(name, &bundle, &settings(1000))?));
+    }
+    let progress = output::progress(ordered.len(), "installing");
+    let mut first_result_s = None;
+    for (name, generation) in &ordered {
+        fleet.until("the first prediction", |fleet| {
+            let device = fleet.devices.iter().find(|device| device.name == *name);
+            Ok(device.filter(|device| !device.results().is_empty()).map(drop))
+        })?;
+        first_result_s.get_or_insert_with(|| began.elapsed().as_secs_f64());
+        let report = fleet.ended(name, *generation)?;
+        if report["state"] != "committed" {
+            bail!("{name} did not take digits {}: {report}", bundle.version);
+        }
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    let first_result_s = first_result_s.unwrap_or_default();
+    let results: Vec<Value> = fleet.devices.iter().flat_map(Device::results).collect();
+    tell.say(format!(
+        "installed    first prediction after {first_result_s:.1} s, all golden samples held, committed after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    for result in results.iter().take(3) {
+        let best = &result["predictions"][0]["labels"][0];
+        let right = if best["label"] == result["expected"] { "right" } else { "wrong" };
+        tell.say(format!(
+            "predicts     {} is a {} ({:.0} % sure, {right}), {} us",
+            result["name"].as_str().unwrap_or_default(),
+            best["label"].as_str().unwrap_or("?"),
+            best["score"].as_f64().unwrap_or_default() * 100.0,
+            result["latency_us"]
+        ));
+    }
+    Ok(First { bundle, first_result_s, predictions: results.len() })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let place = || from.display().to_string();
-    std::fs::create_dir_all(to).with_context(place)?;
-    for entry in std::fs::read_dir(from).with_context(place)? {
+    fs::create_dir_all(to).with_context(place)?;
+    for entry in fs::read_dir(from).with_context(place)? {
         let entry = entry.with_context(place)?;
         let target = to.join(entry.file_name());
         if entry.file_type().with_context(place)?.is_dir() {
             copy(&entry.path(), &target)?;
         } else {
-            std::fs::copy(entry.path(), target).with_context(place)?;
+            fs::copy(entry.path(), target).with_context(place)?;
         }
     }
     Ok(())
