@@ -8,7 +8,7 @@ mod requirement;
 mod rig;
 
 use requirement::missing;
-use rig::{Device, Mosquitto, Publisher, Server, failure, json};
+use rig::{Device, Mosquitto, Publisher, Server, failure, json, pss_kb};
 use serde_json::{Value, json as value};
 use std::fs;
 use std::path::Path;
@@ -84,8 +84,16 @@ fn assert_settled(device: &Device, report: &Value) {
 #[test]
 fn a_device_follows_goes_back_at_once_and_refuses_what_is_bad() {
     let site = Site::new();
-    let mut device = site.running("");
+    let mut device = site.device("");
+    device.start();
+    device.until_logged(&["the line is up"]);
+    let kb = |pid: u32| pss_kb(pid).unwrap_or_default();
+    println!("agent without a model: {} kB PSS", kb(device.pid()));
+    let generation = site.run(&site.bundles[0], &quick(value!("auto")));
+    assert_eq!(site.ended(generation)["state"], "committed");
     assert_eq!(device.next_result()["bundle"], digest(&site.bundles[0]));
+    let workers: u64 = device.workers().into_iter().map(kb).sum();
+    println!("with the digits bundle: agent {} kB PSS, worker {workers} kB PSS", kb(device.pid()));
 
     // One agent for one state directory, and one identity.
     let (code, why) = failure(&mut device.command(&["run"]));

@@ -335,15 +335,18 @@ impl Device {
         self.process.take().expect("it runs").stop()
     }
 
-    /// Kills every process that the agent has started.
+    /// Every process that the agent has started.
+    pub fn workers(&mut self) -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let text: Vec<String> = tasks.into_iter().flatten().flatten().map(children).collect();
+        text.iter().flat_map(|text| text.split_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     pub fn kill_workers(&mut self) {
-        let agent = self.pid();
-        for task in fs::read_dir(format!("/proc/{agent}/task")).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            for child in children.split_whitespace() {
-                // It may be gone already.
-                let _ = Command::new("kill").args(["-9", child]).stderr(Stdio::null()).status();
-            }
+        for worker in self.workers() {
+            // It may be gone already.
+            let _ = Command::new("kill").args(["-9", &worker.to_string()]).stderr(Stdio::null()).status();
         }
     }
 
@@ -379,6 +382,12 @@ impl Device {
         }
         panic!("no result for long: {:?}", self.process.as_ref().map(|p| &p.log));
     }
+}
+
+/// Memory that a process has to itself, and its share of what it has in common with others, in kB.
+pub fn pss_kb(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    text.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// Mosquitto, with the access table that the protocol crate writes.
