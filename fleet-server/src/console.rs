@@ -5,6 +5,7 @@
 //! stands in them, and a policy forbids the browser to run or fetch anything else.
 
 mod assets;
+mod cache;
 mod events;
 pub mod login;
 mod page;
@@ -12,6 +13,7 @@ mod picture;
 mod records;
 mod rollout_part;
 mod routes;
+mod scan;
 mod standing;
 pub mod view;
 mod words;

@@ -187,7 +187,7 @@ impl ConsoleData for FleetShown {
         for row in all {
             match runs.iter_mut().find(|share| share.bundle == row.runs) {
                 Some(share) => share.devices += 1,
-                None => runs.push(RunsShare { bundle: row.runs.clone(), devices: 1 }),
+                None => runs.push(RunsShare { bundle: row.runs.clone(), devices: 1, colour: runs.len() }),
             }
         }
         let dot = |row: &DeviceRow| Dot {
