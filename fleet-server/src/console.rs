@@ -7,6 +7,7 @@
 mod assets;
 mod cache;
 mod events;
+mod live;
 pub mod login;
 mod page;
 mod picture;
@@ -18,6 +19,7 @@ mod standing;
 pub mod view;
 mod words;
 
+pub use live::{LiveData, RolloutSource, Told};
 pub use login::{Login, LoginError, LoginLink};
 pub use records::StoredData;
 pub(crate) use routes::routes;

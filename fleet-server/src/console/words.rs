@@ -71,10 +71,13 @@ pub(super) fn count(n: u64) -> String {
 
 /// Millionths as percent, with a decimal where there is one.
 pub(super) fn percent(micro: u64) -> String {
-    let tenths = micro.saturating_add(500) / 1000;
-    match tenths % 10 {
-        0 => format!("{} %", count(tenths / 10)),
-        tenth => format!("{}.{tenth} %", count(tenths / 10)),
+    tenths(micro.saturating_add(500) / 1000) + " %"
+}
+
+fn tenths(n: u64) -> String {
+    match n % 10 {
+        0 => count(n / 10),
+        tenth => format!("{}.{tenth}", count(n / 10)),
     }
 }
 
@@ -82,8 +85,8 @@ pub(super) fn percent(micro: u64) -> String {
 pub(super) fn latency(us: u64) -> String {
     match us {
         0..1_000 => format!("{us} µs"),
-        1_000..10_000_000 => format!("{}.{} ms", count(us / 1_000), us % 1_000 / 100),
-        _ => format!("{}.{} s", count(us / 1_000_000), us % 1_000_000 / 100_000),
+        1_000..10_000_000 => tenths(us / 100) + " ms",
+        _ => tenths(us / 100_000) + " s",
     }
 }
 
@@ -194,7 +197,7 @@ mod tests {
             ["59 s", "1 min", "1 min 1 s", "1 h", "1 h 1 min", "1 d 1 h"]
         );
         assert_eq!([0, 661_290, 1_000_000, 999].map(percent), ["0 %", "66.1 %", "100 %", "0.1 %"]);
-        assert_eq!([640, 11_840, 12_340_000].map(latency), ["640 µs", "11.8 ms", "12.3 s"]);
+        assert_eq!([640, 40_000, 11_840, 12_340_000].map(latency), ["640 µs", "40 ms", "11.8 ms", "12.3 s"]);
         let of = |samples, errors, labelled, right| served(&Served { samples, errors, labelled, right });
         assert_eq!(of(1, 1, 0, 0), "1 result, 1 error");
         assert_eq!(of(1_204, 2, 62, 41), "1,204 results, 2 errors, 41 of 62 labelled right (66.1 %)");
