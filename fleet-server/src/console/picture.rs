@@ -161,7 +161,10 @@ mod tests {
 
     fn runs() -> Vec<RunsShare> {
         let bundle = BundleLabel { name: "digits".into(), version: "1".into(), digest: "00".repeat(32) };
-        vec![RunsShare { bundle: Some(bundle), devices: 3, colour: 0 }, RunsShare { bundle: None, devices: 1, colour: 0 }]
+        vec![
+            RunsShare { bundle: Some(bundle), devices: 3, colour: 0 },
+            RunsShare { bundle: None, devices: 1, colour: 0 },
+        ]
     }
 
     fn dot(id: &str, runs: usize, online: bool, state: DeviceState) -> Dot {

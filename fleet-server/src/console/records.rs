@@ -3,7 +3,9 @@
 use super::cache::FleetCache;
 use super::scan::{self, Bundles, DeviceRows, Placed};
 use super::standing::{self, Known};
-use super::view::{BundleLabel, ConsoleData, DeviceQuery, DeviceRow, DevicesPage, Facet, FleetView, Online, RolloutView};
+use super::view::{
+    BundleLabel, ConsoleData, DeviceQuery, DeviceRow, DevicesPage, Facet, FleetView, Online, RolloutView,
+};
 use crate::service::AnyError;
 use crate::store::{Store, StoreError, query};
 use async_trait::async_trait;

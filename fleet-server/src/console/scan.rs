@@ -160,10 +160,8 @@ impl Tally {
             Members::Shares(shares)
         };
         let groups = names.iter().zip(&self.groups).enumerate().filter(|(_, (_, counts))| !counts.is_empty());
-        let groups = groups.map(|(number, (name, counts))| DeviceGroup {
-            name: name.clone(),
-            members: members(number, counts),
-        });
+        let groups =
+            groups.map(|(number, (name, counts))| DeviceGroup { name: name.clone(), members: members(number, counts) });
         let groups = groups.collect();
         let Self { devices, online, settled, bad, .. } = self;
         FleetView { devices, online, settled, bad, runs, groups }

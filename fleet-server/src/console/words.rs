@@ -99,7 +99,12 @@ pub(super) fn served(served: &Served) -> String {
         n => text.push_str(&format!(", {} errors", count(n))),
     }
     if let Some(share) = share(served.right, served.labelled) {
-        text.push_str(&format!(", {} of {} labelled right ({})", count(served.right), count(served.labelled), percent(share)));
+        text.push_str(&format!(
+            ", {} of {} labelled right ({})",
+            count(served.right),
+            count(served.labelled),
+            percent(share)
+        ));
     }
     text
 }
@@ -161,8 +166,10 @@ mod tests {
     }
 
     fn view(online: u64, bad: u64, runs: &[(Option<BundleLabel>, u64)]) -> FleetView {
-        let runs: Vec<_> =
-            runs.iter().map(|(bundle, devices)| RunsShare { bundle: bundle.clone(), devices: *devices, colour: 0 }).collect();
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|(bundle, devices)| RunsShare { bundle: bundle.clone(), devices: *devices, colour: 0 })
+            .collect();
         let devices = runs.iter().map(|share| share.devices).sum();
         FleetView { devices, online, settled: devices, bad, runs, groups: Vec::new() }
     }

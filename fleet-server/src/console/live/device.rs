@@ -33,7 +33,11 @@ pub(super) fn follow(row: &mut DeviceRow, view: &DeviceView, summary: &Summary) 
     if has_ended(summary) {
         if row.reason.is_empty() && matches!(view.step, Step::Back | Step::Failed | Step::Rejected | Step::TimedOut) {
             let label = if view.step == Step::Back { "went back" } else { "did not keep it" };
-            row.reason = [Some(format!("{label}, {}", summary.bundle)), failure].into_iter().flatten().collect::<Vec<_>>().join(": ");
+            row.reason = [Some(format!("{label}, {}", summary.bundle)), failure]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(": ");
         }
         return;
     }

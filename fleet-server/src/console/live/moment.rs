@@ -41,7 +41,8 @@ fn say(told: &Told, summary: &Summary) -> Option<(String, Tone)> {
         }
         Note::WaveJudged { wave: n } => (format!("{} is judged", wave(*n)), Tone::Busy),
         Note::WavePassed { wave: n, evidence } => {
-            let figures = evidence.iter().filter_map(|e| Some(format!("{} {}", gate::name(e.gate), gate::measured(e)?)));
+            let figures =
+                evidence.iter().filter_map(|e| Some(format!("{} {}", gate::name(e.gate), gate::measured(e)?)));
             let figures: Vec<_> = figures.collect();
             match figures.is_empty() {
                 true => (format!("{} has passed", wave(*n)), Tone::Good),
@@ -59,9 +60,7 @@ fn say(told: &Told, summary: &Summary) -> Option<(String, Tone)> {
         Note::DeviceFellBack { device } => (format!("{device} had succeeded and fell back"), Tone::Bad),
         Note::DeviceLapsed { device } => (format!("{device} went back: no verdict reached it in time"), Tone::Waiting),
         Note::DeviceSuperseded { device } => (format!("{device} is steered by hand from here on"), Tone::Quiet),
-        Note::DeviceJoined { device, wave: n } => {
-            (format!("{device} joined {}", wave_name(summary, *n)), Tone::Quiet)
-        }
+        Note::DeviceJoined { device, wave: n } => (format!("{device} joined {}", wave_name(summary, *n)), Tone::Quiet),
         Note::DeviceReturned { device } => (format!("{device} had gone back and runs the bundle again"), Tone::Waiting),
         Note::AssignFailed { device, problem } => (format!("{device}: {}", problem.meaning()), Tone::Bad),
         Note::Ignored { .. } => return None,

@@ -30,7 +30,10 @@ fn rollout(why: &RolloutWaits, summary: &Summary) -> Option<String> {
         }
         RolloutWaits::Resume { by } => format!("waits for somebody to resume or abort it; {}", paused(by, summary)),
         RolloutWaits::Decision { halt } => {
-            format!("waits for somebody to abort it: {}; what has committed stays till then", gate::line(&halt.evidence))
+            format!(
+                "waits for somebody to abort it: {}; what has committed stays till then",
+                gate::line(&halt.evidence)
+            )
         }
         RolloutWaits::Back { devices, scope } => {
             format!("waits for {} to go back, {}", words::devices((*devices).into()), called(*scope))
