@@ -19,7 +19,7 @@ mod standing;
 pub mod view;
 mod words;
 
-pub use live::{LiveData, RolloutSource, Told};
+pub use live::{LiveData, RolloutSource, Rollouts, Told};
 pub use login::{Login, LoginError, LoginLink};
 pub use records::StoredData;
 pub(crate) use routes::routes;

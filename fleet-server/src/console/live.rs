@@ -1,6 +1,7 @@
 //! The console of a fleet that is steered: what the database knows, what heartbeats measure, and the rollout.
 
 mod device;
+mod executor;
 mod gate;
 mod moment;
 mod rollout;
@@ -9,6 +10,7 @@ mod source;
 mod tests;
 mod waits;
 
+pub use executor::Rollouts;
 pub use source::{RolloutSource, Told};
 
 use super::cache::FleetCache;
@@ -46,6 +48,12 @@ impl Drop for LiveData {
     }
 }
 
+impl std::fmt::Debug for LiveData {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveData").field("stored", &self.stored).finish_non_exhaustive()
+    }
+}
+
 impl LiveData {
     /// Begins to listen to all of them. The field is heard of by what it stores, every second.
     pub fn new(stored: StoredData, field: Arc<Field>, rollouts: Arc<dyn RolloutSource>) -> Self {
@@ -72,8 +80,7 @@ impl LiveData {
         project: &'a ProjectId,
         rollout: Option<&'a (RolloutId, Summary)>,
     ) -> Result<LiveRows<'a>, AnyError> {
-        let rollout = rollout.map(|(_, summary)| summary);
-        let component = rollout.map_or("", |summary| summary.component.as_str());
+        let component = rollout.map_or("", |(_, summary)| summary.component.as_str());
         Ok(LiveRows { stored: self.stored.rows(project, component).await?, project, rollout, data: self })
     }
 }
@@ -82,16 +89,18 @@ impl LiveData {
 struct LiveRows<'a> {
     stored: StoredRows<'a>,
     project: &'a ProjectId,
-    rollout: Option<&'a Summary>,
+    rollout: Option<&'a (RolloutId, Summary)>,
     data: &'a LiveData,
 }
 
 impl LiveRows<'_> {
-    /// The names of the waves that have anybody, or had before the end of their devices; then that of the others.
+    /// The names of the waves, then that of the devices that the rollout leaves out.
     fn groups(&self) -> Vec<String> {
         match self.rollout {
             None => vec![String::new()],
-            Some(summary) => summary.waves.iter().map(|wave| wave.name.clone()).chain([OTHERS.to_owned()]).collect(),
+            Some((_, summary)) => {
+                summary.waves.iter().map(|wave| wave.name.clone()).chain([OTHERS.to_owned()]).collect()
+            }
         }
     }
 }
@@ -102,7 +111,7 @@ impl DeviceRows for LiveRows<'_> {
         let rows = self.stored.read(after, asked, rows_max).await?;
         let ids: Vec<DeviceId> = rows.iter().map(|(row, _)| row.id.parse()).collect::<Result<_, _>>()?;
         let steps = match self.rollout {
-            Some(_) => self.data.rollouts.devices(self.project, &ids).await?,
+            Some((rollout, _)) => self.data.rollouts.devices(self.project, rollout, &ids).await?,
             None => Vec::new(),
         };
         let mut steps = steps.into_iter();
@@ -115,11 +124,11 @@ impl DeviceRows for LiveRows<'_> {
                 device::measure(&mut row, measured, self.stored.bundles());
             }
             let group = match (self.rollout, steps.next().flatten()) {
-                (Some(summary), Some(view)) => {
+                (Some((_, summary)), Some(view)) => {
                     device::follow(&mut row, &view, summary);
                     view.wave.saturating_sub(1)
                 }
-                (Some(summary), None) => summary.waves.len(),
+                (Some((_, summary)), None) => summary.waves.len(),
                 (None, _) => 0,
             };
             Placed { row, group }

@@ -3,6 +3,7 @@
 use super::api::{self, Access, Scope as Asking};
 use super::mqtt::MqttEndpoint;
 use super::{Fleet, FleetContext, FleetError, FleetLimits};
+use crate::console::{ConsoleData, LiveData, Rollouts, StoredData};
 use crate::field::{self, Field};
 use crate::fleet::publisher::PublisherError;
 use crate::http::Operator;
@@ -22,6 +23,7 @@ pub struct FleetPart {
     field: OnceLock<Arc<Field>>,
     /// Emptied when the server stops, so that nothing is assigned any more.
     rollouts: Mutex<Option<Arc<Executor>>>,
+    console: OnceLock<Arc<LiveData>>,
 }
 
 impl FleetPart {
@@ -60,6 +62,9 @@ impl FleetService for FleetPart {
         let executor = Executor::start(pool, edge, fleet.clone(), field.clone(), Clock::default()).await?;
         let executor = Arc::new(executor);
         *self.rollouts.lock().unwrap_or_else(PoisonError::into_inner) = Some(executor.clone());
+        let stored = StoredData::open(site.store.clone()).await?;
+        let console = LiveData::new(stored, field.clone(), Arc::new(Rollouts::of(&executor)));
+        self.console.get_or_init(|| Arc::new(console));
         let routes = api::router::<Operator>(fleet.clone());
         let routes = routes.merge(field::api::router::<Operator>(fleet.clone(), field.clone()));
         Ok(routes.merge(rollouts::api::router::<Operator>(fleet.clone(), executor)))
@@ -72,6 +77,10 @@ impl FleetService for FleetPart {
             Err(FleetError::Publisher(PublisherError::NoProject { .. })) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn console(&self) -> Option<Arc<dyn ConsoleData>> {
+        Some(self.console.get()?.clone())
     }
 
     async fn device_decommissioned(&self, device: &Principal) {

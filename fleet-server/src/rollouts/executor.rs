@@ -266,6 +266,19 @@ impl Executor {
         of.iter().find_map(|live| live.rollout.device_view(device))
     }
 
+    /// How these devices fare in a rollout, in their order; none for one that is not part of it.
+    ///
+    /// # Errors
+    /// [`RolloutError::NoRollout`].
+    pub async fn device_views(
+        &self,
+        project: &ProjectId,
+        id: &RolloutId,
+        devices: &[DeviceId],
+    ) -> Result<Vec<Option<DeviceView>>, RolloutError> {
+        self.with(project, id, |live| devices.iter().map(|device| live.rollout.device_view(device)).collect()).await
+    }
+
     /// Devices of a rollout by name, and whether there are more.
     ///
     /// # Errors

@@ -30,11 +30,16 @@ pub trait RolloutSource: Send + Sync {
     /// As above.
     async fn timeline(&self, project: &ProjectId, rollout: &RolloutId, count_max: u32) -> Result<Vec<Told>, AnyError>;
 
-    /// How these devices fare in [`RolloutSource::latest`], in their order; none for one that is not part of it.
+    /// How these devices fare in a rollout, in their order; none for one that is not part of it.
     ///
     /// # Errors
     /// As above.
-    async fn devices(&self, project: &ProjectId, devices: &[DeviceId]) -> Result<Vec<Option<DeviceView>>, AnyError>;
+    async fn devices(
+        &self,
+        project: &ProjectId,
+        rollout: &RolloutId,
+        devices: &[DeviceId],
+    ) -> Result<Vec<Option<DeviceView>>, AnyError>;
 
     /// A number that changes when anything of that may have changed.
     fn changes(&self) -> watch::Receiver<u64>;
