@@ -72,7 +72,7 @@ fn main() -> ExitCode {
         Command::Bundle(c) => (c.format(), command::bundle::run(&c)),
         Command::Keys(c) => (c.format(), command::keys::run(&c)),
         Command::Publisher(c) => (c.format(), command::publisher::run(&c)),
-        Command::Server(a) => (output::Format::Table, command::server::run(&a)),
+        Command::Server(a) => (a.format(), command::server::run(&a)),
         Command::Project(c) => (c.format(), command::project::run(&c)),
         Command::Device(c) => (c.format(), command::device::run(&c)),
         Command::Processor(c) => (c.format(), command::processor::run(&c)),

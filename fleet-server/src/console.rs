@@ -5,17 +5,21 @@
 //! stands in them, and a policy forbids the browser to run or fetch anything else.
 
 mod assets;
+mod cache;
 mod events;
+mod live;
 pub mod login;
 mod page;
 mod picture;
 mod records;
 mod rollout_part;
 mod routes;
+mod scan;
 mod standing;
 pub mod view;
 mod words;
 
+pub use live::{LiveData, RolloutSource, Rollouts, Told};
 pub use login::{Login, LoginError, LoginLink};
 pub use records::StoredData;
 pub(crate) use routes::routes;

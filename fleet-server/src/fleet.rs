@@ -14,6 +14,7 @@ pub mod carousel;
 pub mod director;
 mod hub;
 pub mod mqtt;
+mod news;
 mod outbox;
 mod part;
 pub mod publisher;
@@ -21,6 +22,7 @@ pub mod records;
 mod sender;
 pub mod service;
 pub mod session;
+mod steer;
 pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,6 +30,7 @@ pub(crate) mod testing;
 mod tests;
 
 pub use hub::Measurement;
+pub use news::News;
 pub use part::FleetPart;
 pub use service::{Desire, DeviceView, FirstRoots, Fleet, FleetContext, FleetError, FleetLimits};
 pub use store::StoreError;
@@ -55,6 +58,7 @@ pub(crate) struct Parts {
     ticks: Ticks,
     session: Mutex<Session>,
     telemetry: broadcast::Sender<Measurement>,
+    news: broadcast::Sender<News>,
 }
 
 impl Parts {
@@ -69,6 +73,11 @@ impl Parts {
             Some(versions) if versions.timestamp_version > 0 => self.director.desired(device, versions).await,
             _ => Ok(None),
         }
+    }
+
+    fn tell_news(&self, news: News) {
+        // Nobody may be listening.
+        let _listeners = self.news.send(news);
     }
 
     fn measured(&self, device: Principal, stream: StreamName, telemetry: Telemetry) {

@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod http;
 pub mod pki;
 pub mod rollout;
+pub mod rollouts;
 pub mod server;
 pub mod service;
 pub mod store;

@@ -1,6 +1,5 @@
 //! `sedge-server`: the fleet server as a process of its own.
 
-use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use sedge_fleet_server::config::Config;
 use sedge_fleet_server::fleet::FleetPart;
@@ -9,7 +8,6 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Runs the fleet server: broker, certificate authority, database and HTTPS in one process.
@@ -57,13 +55,6 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(data) = args.data {
         config.data = data;
     }
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let running = server::start(config, Arc::new(FleetPart::default())).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    running.shutdown().await;
+    server::run_until_stopped(config, Arc::new(FleetPart::default()), |_| {}).await?;
     Ok(())
 }

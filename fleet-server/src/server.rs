@@ -5,6 +5,7 @@
 
 mod broker;
 mod first;
+mod run;
 mod upkeep;
 
 use crate::broker::BrokerError;
@@ -20,6 +21,7 @@ use crate::service::{AnyError, BrokerAddress, FleetService, Site};
 use crate::store::{EdgeStore, Scope, Store, StoreError};
 use broker::BrokerLink;
 pub use first::{ADMIN_TOKEN_FILE, LOGIN_LINK_FILE};
+pub use run::run_until_stopped;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use std::fs::{File, TryLockError};
@@ -85,6 +87,14 @@ pub enum StartError {
     /// The fleet part.
     #[error("cannot start the fleet part")]
     Fleet(#[source] AnyError),
+    /// What ends the server.
+    #[error("cannot wait for {name}")]
+    Signal {
+        /// Name of the signal.
+        name: &'static str,
+        /// The cause.
+        source: std::io::Error,
+    },
 }
 
 /// A running server. Dropped without [`Running::shutdown`] it stops without waiting.

@@ -34,6 +34,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "fleet", include_str!("../migrations/0002_fleet.sql")),
     (3, "field", include_str!("../migrations/0003_field.sql")),
     (4, "console", include_str!("../migrations/0004_console.sql")),
+    (5, "rollout", include_str!("../migrations/0005_rollout.sql")),
 ];
 
 /// Connections: one writes at a time, the others read beside it.

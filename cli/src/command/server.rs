@@ -1,21 +1,26 @@
 //! `sedge server`: the fleet server, one process.
 
-use crate::output::note;
+use super::project::tell;
+use crate::api::ServerArguments;
+use crate::output::{Format, OutputArguments, note};
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 use sedge_fleet_server::config::Config;
 use sedge_fleet_server::fleet::FleetPart;
-use sedge_fleet_server::server;
+use sedge_fleet_server::server::{self, Running};
+use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 /// Listens on loopback unless the settings say otherwise. The first start makes a certificate authority, a database and
 /// the first API token, all below the data directory and readable by its owner alone. Stops on SIGTERM and SIGINT.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Settings, TOML; everything has a default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -27,7 +32,58 @@ pub(crate) struct Arguments {
     log_json: bool,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Make a link that opens the console of a running server once, in a browser, for 15 minutes. The API token must be
+    /// one of an administrator.
+    LoginLink {
+        /// What the session may do.
+        #[arg(long, value_enum, default_value = "read")]
+        scope: LinkScope,
+        #[command(flatten)]
+        server: ServerArguments,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LinkScope {
+    /// See everything.
+    Read,
+    /// Act on devices, bundles and rollouts.
+    Operate,
+    /// Make projects and API tokens.
+    Admin,
+}
+
+impl LinkScope {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Arguments {
+    pub(crate) fn format(&self) -> Format {
+        match &self.command {
+            Some(Command::LoginLink { output, .. }) => output.output,
+            None => Format::Table,
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    match &arguments.command {
+        Some(Command::LoginLink { scope, server, output }) => login_link(*scope, server, output.output),
+        None => serve(arguments),
+    }
+}
+
+fn serve(arguments: &Arguments) -> Result<ExitCode> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if arguments.log_json {
@@ -40,11 +96,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         config.data.clone_from(data);
     }
     let runtime = tokio::runtime::Runtime::new().context("starting the server's threads")?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let data = config.data.clone();
-        let running = server::start(config, Arc::new(FleetPart::default())).await?;
+    let data = config.data.clone();
+    let on_started = |running: &Running| {
         note(format!("https://{} and MQTT at {}, stop with Ctrl-C", running.http_addr, running.broker));
         note(format!(
             "tools: SEDGE_SERVER=https://{} SEDGE_SERVER_CA={} SEDGE_TOKEN_FILE={}",
@@ -52,11 +105,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             data.join("pki/root.pem").display(),
             data.join(server::ADMIN_TOKEN_FILE).display()
         ));
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        running.shutdown().await;
-        Ok(ExitCode::SUCCESS)
-    })
+    };
+    runtime.block_on(server::run_until_stopped(config, Arc::new(FleetPart::default()), on_started))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a link that opens the console of a server that runs, here or elsewhere.
+fn login_link(scope: LinkScope, server: &ServerArguments, format: Format) -> Result<ExitCode> {
+    let made = server.connect()?.post("login-links", &json!({ "scope": scope.word() }))?;
+    let url = made["url"].as_str().context("the server sent no link")?;
+    let until = made["expires_at"].as_str().context("the server does not say until when the link is good")?;
+    if !format.is_json() {
+        note(format!("opens the console once, until {until}:"));
+    }
+    tell(format, &made, &[url.to_owned()])
 }

@@ -78,6 +78,7 @@ struct Row {
     online_icon: &'static str,
     online_word: &'static str,
     runs: Option<Label>,
+    served: String,
     wanted: Option<Label>,
     /// Whether it runs what it should; then that is not said twice.
     same: bool,
@@ -188,6 +189,7 @@ impl Row {
             online_icon: row.online.icon(),
             online_word: row.online.word(),
             runs: row.runs.as_ref().map(label),
+            served: row.served.as_ref().map(words::served).unwrap_or_default(),
             wanted: row.wanted.as_ref().map(label),
             same: row.wanted.is_some()
                 && row.runs.as_ref().map(|b| &b.digest) == row.wanted.as_ref().map(|b| &b.digest),

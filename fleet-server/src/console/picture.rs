@@ -36,7 +36,7 @@ pub(super) fn group(group: &DeviceGroup, runs: &[RunsShare], rows: usize) -> Str
 /// The class of a bundle's colour.
 pub(super) fn run_class(place: usize, runs: &[RunsShare]) -> String {
     match runs.get(place) {
-        Some(RunsShare { bundle: Some(_), .. }) => format!("r{place}"),
+        Some(RunsShare { bundle: Some(_), colour, .. }) => format!("r{colour}"),
         _ => "rx".to_owned(),
     }
 }
@@ -161,7 +161,10 @@ mod tests {
 
     fn runs() -> Vec<RunsShare> {
         let bundle = BundleLabel { name: "digits".into(), version: "1".into(), digest: "00".repeat(32) };
-        vec![RunsShare { bundle: Some(bundle), devices: 3 }, RunsShare { bundle: None, devices: 1 }]
+        vec![
+            RunsShare { bundle: Some(bundle), devices: 3, colour: 0 },
+            RunsShare { bundle: None, devices: 1, colour: 0 },
+        ]
     }
 
     fn dot(id: &str, runs: usize, online: bool, state: DeviceState) -> Dot {

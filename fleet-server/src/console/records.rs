@@ -1,9 +1,10 @@
 //! What the database knows, as the console shows it. It knows no rollout.
 
+use super::cache::FleetCache;
+use super::scan::{self, Bundles, DeviceRows, Placed};
 use super::standing::{self, Known};
 use super::view::{
-    BUNDLES_MAX, BundleLabel, ConsoleData, DOTS_MAX, DeviceGroup, DeviceQuery, DeviceRow, DevicesPage, Dot, FleetView,
-    Members, Online, ROWS_MAX, RolloutView, RunsShare, Tone,
+    BundleLabel, ConsoleData, DeviceQuery, DeviceRow, DevicesPage, Facet, FleetView, Online, RolloutView,
 };
 use crate::service::AnyError;
 use crate::store::{Store, StoreError, query};
@@ -13,28 +14,25 @@ use sedge_protocol::id::ProjectId;
 use sedge_protocol::message::ComponentReport;
 use sedge_protocol::time::UnixSeconds;
 use sqlx::{ConnectOptions as _, SqliteConnection};
-use std::collections::HashMap;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How often the database is asked whether anything changed.
 const LOOK_STEP: Duration = Duration::from_secs(1);
-/// Rows that are read at once.
-const BATCH: u32 = 1_000;
-/// Rows that one search looks through; then the page says so by its next page.
-const SEARCHED_MAX: u32 = 20_000;
 const PROJECTS_MAX: u32 = 100;
 
-/// Devices with their first component: what it should run and what was last said of it. Parameters: 1 project, 2 the
-/// last id before, 3 part of the id in lower case, 4 whether it is connected, 5 rows.
+/// Devices with one of their components: what it should run and what was last said of it. Parameters: 1 project, 2 the
+/// last id before, 3 part of the id in lower case, 4 whether it is connected, 5 rows, 6 the component of those that
+/// should run something there; of the others it is their first.
 const DEVICES: &str = "\
-    SELECT id, online, heard_s, generation, json_extract(assignments, '$.\"' || component || '\".digest') AS wanted, \
+    SELECT id, online, heard_s, generation, component, json_extract(assignments, '$.\"' || component || '\".digest') AS wanted, \
         (SELECT r.generation || ' ' || r.report FROM reported r WHERE r.project = ?1 AND r.device = id \
          AND r.component = first.component ORDER BY r.generation DESC, r.attempt DESC, r.seq DESC LIMIT 1) AS report \
     FROM (SELECT d.id, s.online, a.assignments, coalesce(a.generation, 0) AS generation, \
             nullif(max(coalesce(d.last_seen, 0), coalesce(s.received_ms, 0) / 1000), 0) AS heard_s, \
-            coalesce((SELECT min(key) FROM json_each(a.assignments)), (SELECT min(r.component) FROM reported r \
+            coalesce((SELECT key FROM json_each(a.assignments) WHERE key = ?6), \
+                (SELECT min(key) FROM json_each(a.assignments)), (SELECT min(r.component) FROM reported r \
                 WHERE r.project = d.project AND r.device = d.id)) AS component \
         FROM device d \
         LEFT JOIN status s ON s.project = d.project AND s.device = d.id \
@@ -45,14 +43,14 @@ const DEVICES: &str = "\
         ORDER BY d.id LIMIT ?5) AS first \
     ORDER BY id";
 
-type Row = (String, Option<bool>, Option<i64>, i64, Option<String>, Option<String>);
-type Bundles = HashMap<String, (usize, BundleLabel)>;
+type Row = (String, Option<bool>, Option<i64>, i64, Option<String>, Option<String>, Option<String>);
 
 /// The console's figures out of the database.
 #[derive(Debug)]
 pub struct StoredData {
     store: Store,
     changes: watch::Receiver<u64>,
+    cache: FleetCache,
     looking: JoinHandle<()>,
 }
 
@@ -88,47 +86,85 @@ impl StoredData {
                 }
             }
         });
-        Ok(Self { store, changes, looking })
+        Ok(Self { store, changes, cache: FleetCache::default(), looking })
     }
 
-    /// A project's bundles by digest, with their place in order of upload.
-    async fn bundles(&self, project: &ProjectId) -> Result<Bundles, StoreError> {
+    /// A project's bundles.
+    pub(super) async fn bundles(&self, project: &ProjectId) -> Result<Bundles, StoreError> {
         let rows: Vec<(String, String, String)> =
             sqlx::query_as("SELECT digest, name, version FROM artifact WHERE project = ? ORDER BY at, digest")
                 .bind(project.as_str())
                 .fetch_all(self.store.pool())
                 .await
                 .map_err(query("list bundles"))?;
-        let label = |(place, (digest, name, version)): (usize, (String, String, String))| {
-            (digest.clone(), (place, BundleLabel { name, version, digest }))
-        };
-        Ok(rows.into_iter().enumerate().map(label).collect())
+        let label = |(digest, name, version)| BundleLabel { name, version, digest };
+        Ok(Bundles::new(rows.into_iter().map(label)))
     }
 
-    async fn batch(
+    /// Whether there is such a project.
+    pub(super) async fn has(&self, project: &ProjectId) -> Result<bool, StoreError> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM project WHERE name = ?")
+            .bind(project.as_str())
+            .fetch_optional(self.store.pool())
+            .await
+            .map_err(query("look up a project"))?;
+        Ok(known.is_some())
+    }
+
+    /// A project's devices. `component` is the one to show of those that have it; empty for the first of each.
+    pub(super) async fn rows<'a>(
+        &'a self,
+        project: &'a ProjectId,
+        component: &'a str,
+    ) -> Result<StoredRows<'a>, StoreError> {
+        Ok(StoredRows { store: &self.store, project, component, bundles: self.bundles(project).await? })
+    }
+}
+
+/// A project's devices as the database knows them.
+pub(super) struct StoredRows<'a> {
+    store: &'a Store,
+    project: &'a ProjectId,
+    component: &'a str,
+    bundles: Bundles,
+}
+
+impl StoredRows<'_> {
+    pub(super) fn bundles(&self) -> &Bundles {
+        &self.bundles
+    }
+
+    /// Devices with the component that is shown of each.
+    pub(super) async fn read(
         &self,
-        project: &ProjectId,
         after: &str,
         asked: &DeviceQuery,
-        bundles: &Bundles,
         rows_max: u32,
-    ) -> Result<Vec<DeviceRow>, StoreError> {
-        use super::view::Facet;
+    ) -> Result<Vec<(DeviceRow, Option<String>)>, StoreError> {
         let online = match asked.facet {
             Some(Facet::Online) => Some(true),
             Some(Facet::Offline) => Some(false),
             _ => None,
         };
         let rows: Vec<Row> = sqlx::query_as(DEVICES)
-            .bind(project.as_str())
+            .bind(self.project.as_str())
             .bind(after)
             .bind(asked.search.to_lowercase())
             .bind(online)
             .bind(rows_max)
+            .bind(self.component)
             .fetch_all(self.store.pool())
             .await
             .map_err(query("list devices"))?;
-        rows.into_iter().map(|row| device(row, bundles)).collect()
+        rows.into_iter().map(|row| device(row, &self.bundles)).collect()
+    }
+}
+
+#[async_trait]
+impl DeviceRows for StoredRows<'_> {
+    async fn rows(&self, after: &str, asked: &DeviceQuery, rows_max: u32) -> Result<Vec<Placed>, AnyError> {
+        let rows = self.read(after, asked, rows_max).await?;
+        Ok(rows.into_iter().map(|(row, _)| Placed { row, group: 0 }).collect())
     }
 }
 
@@ -136,8 +172,8 @@ async fn data_version(connection: &mut SqliteConnection) -> Result<i64, StoreErr
     sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await.map_err(query("look for changes"))
 }
 
-fn device(row: Row, bundles: &Bundles) -> Result<DeviceRow, StoreError> {
-    let (id, connected, heard, generation, wanted, report) = row;
+fn device(row: Row, bundles: &Bundles) -> Result<(DeviceRow, Option<String>), StoreError> {
+    let (id, connected, heard, generation, component, wanted, report) = row;
     let damaged = |_| StoreError::Damaged { what: "report" };
     let report = match &report {
         None => None,
@@ -155,24 +191,22 @@ fn device(row: Row, bundles: &Bundles) -> Result<DeviceRow, StoreError> {
         generation: u64::try_from(generation).unwrap_or(0),
         report: report.as_ref().map(|(report, answers)| (report, *answers)),
     });
-    let label = |digest: String| match bundles.get(&digest) {
-        Some((_, label)) => label.clone(),
-        None => BundleLabel { name: String::new(), version: String::new(), digest },
-    };
     let running = report.and_then(|(report, _)| report.running).as_ref().map(Sha256Digest::hex);
-    Ok(DeviceRow {
+    let row = DeviceRow {
         id,
         online: match connected {
             Some(true) => Online::Online,
             Some(false) => Online::Offline,
             None => Online::Never,
         },
-        runs: running.map(label),
-        wanted: wanted.map(label),
+        runs: running.map(|digest| bundles.label(digest)),
+        served: None,
+        wanted: wanted.map(|digest| bundles.label(digest)),
         state,
         reason,
         heard_at: heard.map(UnixSeconds),
-    })
+    };
+    Ok((row, component))
 }
 
 #[async_trait]
@@ -182,26 +216,16 @@ impl ConsoleData for StoredData {
     }
 
     async fn fleet(&self, project: &ProjectId) -> Result<Option<FleetView>, AnyError> {
-        let known: Option<i64> = sqlx::query_scalar("SELECT 1 FROM project WHERE name = ?")
-            .bind(project.as_str())
-            .fetch_optional(self.store.pool())
-            .await
-            .map_err(query("look up a project"))?;
-        if known.is_none() {
+        if !self.has(project).await? {
             return Ok(None);
         }
-        let bundles = self.bundles(project).await?;
-        let mut tally = Tally::default();
-        let (all, mut after) = (DeviceQuery::default(), String::new());
-        loop {
-            let rows = self.batch(project, &after, &all, &bundles, BATCH).await?;
-            let is_last = rows.len() < BATCH as usize;
-            after = rows.last().map(|row| row.id.clone()).unwrap_or_default();
-            rows.into_iter().for_each(|row| tally.add(row));
-            if is_last {
-                return Ok(Some(tally.view(&bundles)));
-            }
-        }
+        // Before anything is read, so that nothing older is kept for a later change.
+        let version = *self.changes.borrow();
+        let scan = async {
+            let rows = self.rows(project, "").await?;
+            scan::fleet(&rows, &[String::new()], rows.bundles()).await
+        };
+        self.cache.get(project, version, scan).await.map(Some)
     }
 
     async fn rollout(&self, _: &ProjectId) -> Result<Option<RolloutView>, AnyError> {
@@ -209,99 +233,11 @@ impl ConsoleData for StoredData {
     }
 
     async fn devices(&self, project: &ProjectId, asked: &DeviceQuery) -> Result<DevicesPage, AnyError> {
-        let bundles = self.bundles(project).await?;
-        let (mut page, mut searched) = (DevicesPage::default(), 0);
-        let mut after = asked.after.clone().unwrap_or_default();
-        // One row more than is shown tells whether there is a next page.
-        let batch = if asked.facet.is_some() { BATCH } else { ROWS_MAX + 1 };
-        loop {
-            let rows = self.batch(project, &after, asked, &bundles, batch).await?;
-            let is_last = rows.len() < batch as usize;
-            searched += batch;
-            for row in rows {
-                if asked.facet.is_some_and(|facet| !facet.holds(row.online, row.state)) {
-                    after = row.id;
-                    continue;
-                }
-                if page.rows.len() == ROWS_MAX as usize {
-                    page.next = page.rows.last().map(|row| row.id.clone());
-                    return Ok(page);
-                }
-                after = row.id.clone();
-                page.rows.push(row);
-            }
-            if is_last {
-                return Ok(page);
-            }
-            if searched >= SEARCHED_MAX {
-                page.next = Some(after);
-                return Ok(page);
-            }
-        }
+        scan::page(&self.rows(project, "").await?, asked).await
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
-    }
-}
-
-/// Counts devices as they are read.
-#[derive(Default)]
-struct Tally {
-    devices: u64,
-    online: u64,
-    settled: u64,
-    bad: u64,
-    runs: HashMap<Option<BundleLabel>, u64>,
-    /// The first of them; a fleet that outgrows them is drawn as shares.
-    seen: Vec<DeviceRow>,
-}
-
-impl Tally {
-    fn add(&mut self, row: DeviceRow) {
-        self.devices += 1;
-        self.online += u64::from(row.online == Online::Online);
-        self.settled += u64::from(row.state.tone() == Tone::Good);
-        self.bad += u64::from(row.state.tone() == Tone::Bad);
-        *self.runs.entry(row.runs.clone()).or_default() += 1;
-        if self.seen.len() <= DOTS_MAX {
-            self.seen.push(row);
-        }
-    }
-
-    fn view(self, bundles: &Bundles) -> FleetView {
-        // The bundles that most devices run get colours; the rest and those that run nothing share one.
-        let mut named: Vec<(BundleLabel, u64)> =
-            self.runs.into_iter().filter_map(|(bundle, n)| Some((bundle?, n))).collect();
-        let place = |label: &BundleLabel| bundles.get(&label.digest).map_or(usize::MAX, |(place, _)| *place);
-        named.sort_by(|(a, n), (b, m)| m.cmp(n).then_with(|| (place(a), &a.digest).cmp(&(place(b), &b.digest))));
-        named.truncate(BUNDLES_MAX);
-        named.sort_by(|(a, _), (b, _)| (place(a), &a.digest).cmp(&(place(b), &b.digest)));
-        let rest = self.devices - named.iter().map(|(_, n)| n).sum::<u64>();
-        let mut runs: Vec<_> =
-            named.into_iter().map(|(bundle, devices)| RunsShare { bundle: Some(bundle), devices }).collect();
-        if rest > 0 {
-            runs.push(RunsShare { bundle: None, devices: rest });
-        }
-        let members = if self.seen.len() <= DOTS_MAX {
-            let run = |row: &DeviceRow| {
-                runs.iter()
-                    .position(|share| share.bundle.is_some() && share.bundle == row.runs)
-                    .unwrap_or(runs.len() - 1)
-            };
-            let dot = |row: &DeviceRow| Dot {
-                id: row.id.clone(),
-                runs: run(row),
-                online: row.online == Online::Online,
-                state: row.state,
-            };
-            Members::Dots(self.seen.iter().map(dot).collect())
-        } else {
-            Members::Shares(runs.iter().map(|share| share.devices).collect())
-        };
-        let groups = vec![DeviceGroup { name: String::new(), members }];
-        let Self { devices, online, settled, bad, .. } = self;
-        FleetView { devices, online, settled, bad, runs, groups }
     }
 }
 

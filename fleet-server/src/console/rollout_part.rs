@@ -1,12 +1,15 @@
 //! A rollout as the texts that its part of the page shows.
 
 use super::picture;
-use super::view::{DeviceState, GateView, Moment, RolloutView, WaitingView, WaveView};
+use super::view::{DeviceState, FailureView, GateView, Moment, RolloutView, WaitingView, WaveView};
 use super::words::{ago, clock, count, devices, seconds_between, span};
 use sedge_protocol::time::UnixSeconds;
 
 /// Moments that are shown; the history has the rest.
 const TIMELINE_MAX: usize = 14;
+/// Kinds of failures that are shown, and devices that each names.
+const FAILURES_MAX: usize = 8;
+const NAMED_MAX: usize = 3;
 /// Reasons that are shown.
 const WAITING_MAX: usize = 12;
 
@@ -24,6 +27,7 @@ pub(super) struct RolloutPart {
     pub(super) gates: Vec<Gate>,
     pub(super) histogram_bar: String,
     pub(super) histogram: Vec<Count>,
+    pub(super) failures: Vec<Failure>,
     pub(super) waiting: Vec<Waiting>,
     pub(super) timeline: Vec<Happened>,
 }
@@ -58,6 +62,13 @@ pub(super) struct Count {
     pub(super) icon: &'static str,
     pub(super) word: &'static str,
     pub(super) devices: String,
+}
+
+/// Devices that failed alike.
+pub(super) struct Failure {
+    pub(super) code: String,
+    pub(super) devices: String,
+    pub(super) named: String,
 }
 
 /// Something that does not move.
@@ -102,6 +113,7 @@ impl RolloutPart {
             gates: rollout.gates.iter().map(Gate::new).collect(),
             histogram_bar: picture::bar(&parts, &said.join(", ")),
             histogram: histogram.iter().map(count_of).collect(),
+            failures: rollout.failures.iter().take(FAILURES_MAX).map(Failure::new).collect(),
             waiting: waiting(&rollout.waiting, now),
             timeline: rollout.timeline.iter().take(TIMELINE_MAX).map(|moment| Happened::new(moment, now)).collect(),
         }
@@ -132,29 +144,31 @@ fn waiting(all: &[WaitingView], now: UnixSeconds) -> Vec<Waiting> {
     shown
 }
 
+impl Failure {
+    fn new(failure: &FailureView) -> Self {
+        let named: Vec<_> = failure.named.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let rest = failure.devices.saturating_sub(named.len() as u64);
+        let more = if rest > 0 && !named.is_empty() { format!(" and {} more", count(rest)) } else { String::new() };
+        Self { code: failure.code.clone(), devices: devices(failure.devices), named: named.join(", ") + &more }
+    }
+}
+
 impl Wave {
     fn new(wave: &WaveView) -> Self {
-        let on_the_way = wave.touched.saturating_sub(wave.succeeded + wave.failed + wave.back);
-        let untouched = wave.devices.saturating_sub(wave.touched);
-        let parts = [("good", wave.succeeded), ("busy", on_the_way), ("waiting", wave.back), ("bad", wave.failed)];
-        let mut said: Vec<String> = [
-            (wave.succeeded, "succeeded"),
-            (on_the_way, "on the way"),
-            (wave.back, "went back"),
-            (wave.failed, "failed"),
-        ]
-        .into_iter()
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, word)| format!("{} {word}", count(n)))
-        .collect();
-        if wave.touched == 0 {
-            said.push("none touched".into());
-        } else if untouched > 0 {
-            said.push(format!("{} not touched", count(untouched)));
-        }
-        let counts = format!("{}: {}", devices(wave.devices), said.join(", "));
-        let mut parts: Vec<_> = parts.map(|(class, n)| (class.to_owned(), n)).into();
-        parts.push(("track".into(), untouched));
+        let mut states: Vec<_> = wave.states.iter().copied().filter(|(_, n)| *n > 0).collect();
+        states.sort_by_key(|(state, _)| *state);
+        let class = |state: DeviceState| match state {
+            DeviceState::NotStarted => "track",
+            // Who went back is what a wave that failed is about.
+            DeviceState::Back => "waiting",
+            state => state.tone().class(),
+        };
+        let parts: Vec<_> = states.iter().map(|(state, n)| (class(*state).to_owned(), *n)).collect();
+        let said: Vec<_> = states.iter().map(|(state, n)| format!("{} {}", count(*n), state.word())).collect();
+        let counts = match said.is_empty() {
+            true => devices(wave.devices),
+            false => format!("{}: {}", devices(wave.devices), said.join(", ")),
+        };
         Self {
             name: wave.name.clone(),
             tone: wave.state.tone().class(),
@@ -208,31 +222,27 @@ mod tests {
     use super::super::view::WaveState;
     use super::*;
 
-    fn wave(devices: u64, touched: u64, succeeded: u64, failed: u64, back: u64) -> Wave {
-        Wave::new(&WaveView {
-            name: "w".into(),
-            state: WaveState::Soaking,
-            devices,
-            touched,
-            succeeded,
-            failed,
-            back,
-            soak: Some((12, 30)),
-        })
+    fn wave(devices: u64, states: &[(DeviceState, u64)]) -> Wave {
+        let (name, soak) = ("w".to_owned(), Some((12, 30)));
+        Wave::new(&WaveView { name, state: WaveState::Soaking, devices, states: states.to_vec(), soak })
     }
 
     #[test]
     fn a_wave_counts_each_device_once() {
-        assert_eq!(wave(0, 0, 0, 0, 0).counts, "0 devices: none touched");
-        assert_eq!(wave(6, 0, 0, 0, 0).counts, "6 devices: none touched");
-        assert_eq!(
-            wave(6, 4, 1, 1, 1).counts,
-            "6 devices: 1 succeeded, 1 on the way, 1 went back, 1 failed, 2 not touched"
-        );
-        assert_eq!(wave(1, 1, 1, 0, 0).counts, "1 device: 1 succeeded");
-        // Figures that do not fit together are shown as they are and never turn over.
-        assert_eq!(wave(1, 1, 2, 2, 2).counts, "1 device: 2 succeeded, 2 went back, 2 failed");
-        assert_eq!(wave(1, 1, 1, 0, 0).soak, "watched 12 s of 30 s");
+        assert_eq!(wave(0, &[]).counts, "0 devices");
+        assert_eq!(wave(6, &[(DeviceState::NotStarted, 6)]).counts, "6 devices: 6 not started");
+        let states = [
+            (DeviceState::NotStarted, 2),
+            (DeviceState::Failed, 1),
+            (DeviceState::Back, 1),
+            (DeviceState::Rejected, 0),
+            (DeviceState::Holding, 1),
+            (DeviceState::Succeeded, 1),
+        ];
+        let counts = "6 devices: 1 succeeded, 1 holding, 1 went back, 1 failed, 2 not started";
+        assert_eq!(wave(6, &states).counts, counts);
+        assert_eq!(wave(1, &[(DeviceState::Succeeded, 1)]).counts, "1 device: 1 succeeded");
+        assert_eq!(wave(1, &[]).soak, "watched 12 s of 30 s");
         assert_eq!(soak(31, 30), "watched for 30 s");
     }
 
@@ -242,6 +252,17 @@ mod tests {
         assert_eq!(when(None, None, now), "");
         assert_eq!(when(Some(now.plus(-90)), None, now), "began 1 min ago");
         assert_eq!(when(Some(now.plus(-90)), Some(now.plus(-10)), now), "took 1 min 20 s, ended 10 s ago");
+    }
+
+    #[test]
+    fn a_failure_names_some_devices() {
+        let of = |devices, named: &[&str]| {
+            let named = named.iter().map(|id| (*id).to_owned()).collect();
+            let failure = Failure::new(&FailureView { code: "E_LATENCY".into(), devices, named });
+            format!("{}: {}", failure.devices, failure.named)
+        };
+        assert_eq!(of(1, &["a"]), "1 device: a");
+        assert_eq!(of(1_200, &["a", "b", "c", "d"]), "1,200 devices: a, b, c and 1,197 more");
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct RunsShare {
     pub bundle: Option<BundleLabel>,
     /// How many.
     pub devices: u64,
+    /// Number of its colour, below [`BUNDLES_MAX`]: the same for as long as the bundle is shown.
+    pub colour: usize,
 }
 
 /// Devices that are drawn together.
@@ -151,6 +153,8 @@ pub struct RolloutView {
     pub gates: Vec<GateView>,
     /// How many devices are in which state; each device counts once.
     pub histogram: Vec<(DeviceState, u64)>,
+    /// Why devices failed, the most frequent first.
+    pub failures: Vec<FailureView>,
     /// What does not move, and why.
     pub waiting: Vec<WaitingView>,
     /// What happened, newest first.
@@ -166,14 +170,8 @@ pub struct WaveView {
     pub state: WaveState,
     /// Devices in it.
     pub devices: u64,
-    /// Of them, told to run the bundle.
-    pub touched: u64,
-    /// Of them, succeeded.
-    pub succeeded: u64,
-    /// Of them, failed, rejected or timed out.
-    pub failed: u64,
-    /// Of them, gone back.
-    pub back: u64,
+    /// How many of them are in which state; each counts once.
+    pub states: Vec<(DeviceState, u64)>,
     /// How long it has been watched, and how long it is to be; seconds.
     pub soak: Option<(u64, u64)>,
 }
@@ -195,6 +193,17 @@ pub struct GateView {
     pub minimum: u64,
     /// What it says.
     pub verdict: Verdict,
+}
+
+/// Devices that failed alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailureView {
+    /// How: a stable code, or words.
+    pub code: String,
+    /// How many.
+    pub devices: u64,
+    /// Some of them.
+    pub named: Vec<String>,
 }
 
 /// Something that does not move.
@@ -221,6 +230,19 @@ pub struct Moment {
     pub tone: Tone,
 }
 
+/// Samples that a bundle answered on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Served {
+    /// How many.
+    pub samples: u64,
+    /// Of them, failed.
+    pub errors: u64,
+    /// Of them, with a known right answer.
+    pub labelled: u64,
+    /// Of those, answered right.
+    pub right: u64,
+}
+
 /// A device in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceRow {
@@ -228,8 +250,10 @@ pub struct DeviceRow {
     pub id: String,
     /// Whether it is connected.
     pub online: Online,
-    /// What it says it runs.
+    /// What it runs: measured where it sends heartbeats, else what it says.
     pub runs: Option<BundleLabel>,
+    /// What became of its samples with that.
+    pub served: Option<Served>,
     /// What it should run.
     pub wanted: Option<BundleLabel>,
     /// Where it stands.

@@ -1,6 +1,6 @@
 //! Figures in words: the sentences, numbers and times of the console.
 
-use super::view::{BundleLabel, FleetView, RunsShare};
+use super::view::{BundleLabel, FleetView, RunsShare, Served};
 use sedge_protocol::time::UnixSeconds;
 
 /// The fleet in one sentence.
@@ -69,6 +69,52 @@ pub(super) fn count(n: u64) -> String {
     text
 }
 
+/// Millionths as percent, with a decimal where there is one.
+pub(super) fn percent(micro: u64) -> String {
+    tenths(micro.saturating_add(500) / 1000) + " %"
+}
+
+fn tenths(n: u64) -> String {
+    match n % 10 {
+        0 => count(n / 10),
+        tenth => format!("{}.{tenth}", count(n / 10)),
+    }
+}
+
+/// Microseconds, in the unit that suits them.
+pub(super) fn latency(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..10_000_000 => tenths(us / 100) + " ms",
+        _ => tenths(us / 100_000) + " s",
+    }
+}
+
+/// What became of a device's samples; the share of right answers where some are known.
+pub(super) fn served(served: &Served) -> String {
+    let mut text = format!("{} {}", count(served.samples), if served.samples == 1 { "result" } else { "results" });
+    match served.errors {
+        0 => {}
+        1 => text.push_str(", 1 error"),
+        n => text.push_str(&format!(", {} errors", count(n))),
+    }
+    if let Some(share) = share(served.right, served.labelled) {
+        text.push_str(&format!(
+            ", {} of {} labelled right ({})",
+            count(served.right),
+            count(served.labelled),
+            percent(share)
+        ));
+    }
+    text
+}
+
+/// In millionths; none of nothing.
+fn share(part: u64, all: u64) -> Option<u64> {
+    let share = u128::from(part) * 1_000_000 / u128::from(std::num::NonZeroU64::new(all)?.get());
+    Some(u64::try_from(share).unwrap_or(u64::MAX))
+}
+
 /// The two largest units of a span.
 pub(super) fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
@@ -120,8 +166,10 @@ mod tests {
     }
 
     fn view(online: u64, bad: u64, runs: &[(Option<BundleLabel>, u64)]) -> FleetView {
-        let runs: Vec<_> =
-            runs.iter().map(|(bundle, devices)| RunsShare { bundle: bundle.clone(), devices: *devices }).collect();
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|(bundle, devices)| RunsShare { bundle: bundle.clone(), devices: *devices, colour: 0 })
+            .collect();
         let devices = runs.iter().map(|share| share.devices).sum();
         FleetView { devices, online, settled: devices, bad, runs, groups: Vec::new() }
     }
@@ -155,6 +203,12 @@ mod tests {
             [59, 60, 61, 3600, 3661, 90_000].map(span),
             ["59 s", "1 min", "1 min 1 s", "1 h", "1 h 1 min", "1 d 1 h"]
         );
+        assert_eq!([0, 661_290, 1_000_000, 999].map(percent), ["0 %", "66.1 %", "100 %", "0.1 %"]);
+        assert_eq!([640, 40_000, 11_840, 12_340_000].map(latency), ["640 µs", "40 ms", "11.8 ms", "12.3 s"]);
+        let of = |samples, errors, labelled, right| served(&Served { samples, errors, labelled, right });
+        assert_eq!(of(1, 1, 0, 0), "1 result, 1 error");
+        assert_eq!(of(1_204, 2, 62, 41), "1,204 results, 2 errors, 41 of 62 labelled right (66.1 %)");
+        assert!(of(0, 0, 1, u64::MAX).starts_with("0 results, 18,446"), "figures that do not fit together do no harm");
         let now = UnixSeconds(1_800_000_000);
         let said = [-5, 2, 59, 60, 3600, 172_799, 172_800].map(|s| ago(now.plus(-s), now));
         assert_eq!(said, ["just now", "just now", "59 s ago", "1 min ago", "1 h ago", "47 h ago", "2 days ago"]);

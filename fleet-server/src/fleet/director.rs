@@ -288,6 +288,51 @@ impl Director {
         Err(none())
     }
 
+    /// What a component was to run before the assignments that `after` knows began, at `generation` the last of them;
+    /// none when that was nothing.
+    ///
+    /// # Errors
+    /// [`DirectorError::NoEarlier`] when it is no longer known, or lies below the component's floor.
+    pub async fn before(
+        &self,
+        device: &Principal,
+        component: &ComponentName,
+        generation: Generation,
+        after: impl Fn(&Assignments) -> bool,
+    ) -> Result<Option<Assigned>, DirectorError> {
+        let doing = "read earlier generations";
+        let select = "SELECT generation, assignments FROM director_history WHERE project = ? AND device = ? \
+                      AND generation <= ? ORDER BY generation DESC";
+        let rows: Vec<(i64, String)> = sqlx::query_as(select)
+            .bind(device.project.as_str())
+            .bind(device.device.as_str())
+            .bind(to_signed(generation.0))
+            .fetch_all(&self.pool)
+            .await
+            .doing(doing)?;
+        let none = || DirectorError::NoEarlier { device: device.clone(), component: component.clone() };
+        let (mut floor, mut oldest) = (Generation(0), generation);
+        for (number, assignments) in rows {
+            let assignments: Assignments =
+                serde_json::from_str(&assignments).map_err(|e| StoreError::foreign(doing, e))?;
+            oldest = Generation(unsigned(number));
+            let assigned = assignments.get(component).cloned();
+            if after(&assignments) {
+                floor = floor.max(assigned.map_or(Generation(0), |assigned| assigned.assignment.floor));
+                continue;
+            }
+            let Some(mut assigned) = assigned else { return Ok(None) };
+            if oldest < floor {
+                return Err(none());
+            }
+            // The floor never falls.
+            assigned.assignment.floor = floor.max(assigned.assignment.floor);
+            (assigned.assignment.rollout, assigned.assignment.not_after) = (None, None);
+            return Ok(Some(assigned));
+        }
+        if oldest <= Generation(1) { Ok(None) } else { Err(none()) }
+    }
+
     /// Renews a device's signatures if they are due. Whether there is something new.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use super::Parts;
 use super::director::DirectorError;
 use super::mqtt::{Arrived, Connection, subscribe};
+use super::news::News;
 use super::outbox::Ready;
 use super::sender::encode;
 use super::session::{Acknowledged, Effect, Input, Record};
@@ -134,6 +135,7 @@ impl Hub {
         }
         let mut acks: BTreeMap<(Principal, bool), Vec<Ack>> = BTreeMap::new();
         for record in records {
+            self.parts.tell_news(News::Said(record.clone()));
             let Some(acknowledged) = record.acknowledged() else { continue };
             let acks = acks.entry((record.device, record.json)).or_default();
             if acks.last().is_none_or(|ack| ack.events.len() >= ACK_EVENTS_MAX) {

@@ -3,15 +3,17 @@
 use super::api::{self, Access, Scope as Asking};
 use super::mqtt::MqttEndpoint;
 use super::{Fleet, FleetContext, FleetError, FleetLimits};
+use crate::console::{ConsoleData, LiveData, Rollouts, StoredData};
 use crate::field::{self, Field};
 use crate::fleet::publisher::PublisherError;
 use crate::http::Operator;
+use crate::rollouts::{self, Clock, Executor};
 use crate::service::{AnyError, FirstRoots, FleetService, Site};
 use crate::store::Scope;
 use async_trait::async_trait;
 use axum::Router;
 use sedge_protocol::id::{Principal, ProjectId, ServerName};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Starts the fleet when its server has started.
 #[derive(Debug, Default)]
@@ -19,6 +21,9 @@ pub struct FleetPart {
     limits: FleetLimits,
     fleet: OnceLock<Arc<Fleet>>,
     field: OnceLock<Arc<Field>>,
+    /// Emptied when the server stops, so that nothing is assigned any more.
+    rollouts: Mutex<Option<Arc<Executor>>>,
+    console: OnceLock<Arc<LiveData>>,
 }
 
 impl FleetPart {
@@ -30,6 +35,11 @@ impl FleetPart {
     /// How models fare, once the server has started.
     pub fn field(&self) -> Option<Arc<Field>> {
         self.field.get().cloned()
+    }
+
+    /// Rollouts, while the server runs.
+    pub fn rollouts(&self) -> Option<Arc<Executor>> {
+        self.rollouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -47,8 +57,17 @@ impl FleetService for FleetPart {
         let fleet = self.fleet.get_or_init(|| fleet);
         let field = Arc::new(Field::start(site.store.pool().clone(), fleet.telemetry()).await?);
         let field = self.field.get_or_init(|| field);
+        let edge = Arc::new(site.store.clone());
+        let pool = site.store.pool().clone();
+        let executor = Executor::start(pool, edge, fleet.clone(), field.clone(), Clock::default()).await?;
+        let executor = Arc::new(executor);
+        *self.rollouts.lock().unwrap_or_else(PoisonError::into_inner) = Some(executor.clone());
+        let stored = StoredData::open(site.store.clone()).await?;
+        let console = LiveData::new(stored, field.clone(), Arc::new(Rollouts::of(&executor)));
+        self.console.get_or_init(|| Arc::new(console));
         let routes = api::router::<Operator>(fleet.clone());
-        Ok(routes.merge(field::api::router::<Operator>(fleet.clone(), field.clone())))
+        let routes = routes.merge(field::api::router::<Operator>(fleet.clone(), field.clone()));
+        Ok(routes.merge(rollouts::api::router::<Operator>(fleet.clone(), executor)))
     }
 
     async fn first_roots(&self, project: &ProjectId) -> Result<Option<FirstRoots>, AnyError> {
@@ -60,7 +79,14 @@ impl FleetService for FleetPart {
         }
     }
 
+    fn console(&self) -> Option<Arc<dyn ConsoleData>> {
+        Some(self.console.get()?.clone())
+    }
+
     async fn device_decommissioned(&self, device: &Principal) {
+        if let Some(rollouts) = self.rollouts() {
+            rollouts.device_gone(device).await;
+        }
         let Some(field) = self.field.get() else { return };
         if let Err(e) = field.forget(device).await {
             tracing::error!(%device, "its heartbeats are not forgotten: {e}");
@@ -68,6 +94,7 @@ impl FleetService for FleetPart {
     }
 
     async fn stopping(&self) {
+        drop(self.rollouts.lock().unwrap_or_else(PoisonError::into_inner).take());
         let Some(field) = self.field.get() else { return };
         if let Err(e) = field.store().await {
             tracing::error!("the last heartbeats are not stored: {e}");

@@ -4,7 +4,7 @@
 
 use super::session::{Record, Said};
 use super::store::{Doing as _, StoreError, signed, unsigned};
-use sedge_protocol::id::{ComponentName, Principal, ProjectId};
+use sedge_protocol::id::{ComponentName, DeviceId, Principal, ProjectId};
 use sedge_protocol::message::{ComponentReport, Event, Reported, Status};
 use serde::Serialize;
 use sqlx::{Sqlite, SqlitePool, Transaction};
@@ -93,6 +93,36 @@ impl Records {
             latest.insert(component, Latest { generation, seq, received_ms, report });
         }
         Ok(latest)
+    }
+
+    /// The latest report of a component of every device of a project that has ever told its status.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn latest(
+        &self,
+        project: &ProjectId,
+        component: &ComponentName,
+    ) -> Result<BTreeMap<DeviceId, Latest>, StoreError> {
+        let doing = "read the latest reports";
+        let select = "SELECT r.device, r.generation, r.seq, r.received_ms, r.report FROM status s JOIN reported r \
+                      ON r.project = s.project AND r.device = s.device AND r.component = ?2 \
+                      AND (r.generation, r.attempt, r.seq) = (SELECT generation, attempt, seq FROM reported \
+                      WHERE project = s.project AND device = s.device AND component = ?2 \
+                      ORDER BY generation DESC, attempt DESC, seq DESC LIMIT 1) WHERE s.project = ?1";
+        let rows: Vec<(String, i64, i64, i64, String)> = sqlx::query_as(select)
+            .bind(project.as_str())
+            .bind(component.as_str())
+            .fetch_all(&self.pool)
+            .await
+            .doing(doing)?;
+        let read = |(device, generation, seq, received, report): (String, i64, i64, i64, String)| {
+            let device = device.parse().map_err(|e| StoreError::foreign(doing, e))?;
+            let report = serde_json::from_str(&report).map_err(|e| StoreError::foreign(doing, e))?;
+            let (generation, seq, received_ms) = (unsigned(generation), unsigned(seq), unsigned(received));
+            Ok((device, Latest { generation, seq, received_ms, report }))
+        };
+        rows.into_iter().map(read).collect()
     }
 
     /// The latest events of a device, newest first.

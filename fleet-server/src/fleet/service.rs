@@ -6,6 +6,7 @@ use super::carousel::Limits;
 use super::director::{Assigned, Assignments, Director, DirectorError, Validity};
 use super::hub::{Control, Hub, Measurement, run_telemetry};
 use super::mqtt::{Aborted, Connection, MqttEndpoint};
+use super::news::{NEWS_MAX, News};
 use super::outbox::{Outbox, Ready};
 use super::publisher::{Imported, Publisher, PublisherError};
 use super::records::{Latest, Presence, Records};
@@ -148,7 +149,7 @@ pub struct DeviceView {
 /// The fleet. It works until it is dropped.
 #[derive(Debug)]
 pub struct Fleet {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
     control: mpsc::Sender<Control>,
     uploads: PathBuf,
     uploading: Semaphore,
@@ -187,6 +188,7 @@ impl Fleet {
             ticks: Ticks::start(),
             session: Mutex::new(session),
             telemetry: broadcast::channel(TELEMETRY_MAX).0,
+            news: broadcast::channel(NEWS_MAX).0,
         });
         for project in parts.publisher.projects().await? {
             parts.director.create(&project, now()).await?;
@@ -302,7 +304,8 @@ impl Fleet {
             let manifest_bytes = released.manifest_bytes;
             assignments.insert(component.clone(), Assigned { digest, manifest_bytes, assignment });
         };
-        self.assign(device, desire.expected_generation, actor, change).await
+        let by = (component, desire.rollout.as_ref());
+        self.assign(device, by, desire.expected_generation, actor, change).await
     }
 
     /// Lets a component run nothing.
@@ -315,7 +318,7 @@ impl Fleet {
         component: &ComponentName,
         actor: &str,
     ) -> Result<Generation, FleetError> {
-        self.assign(device, None, actor, |assignments| drop(assignments.remove(component))).await
+        self.assign(device, (component, None), None, actor, |assignments| drop(assignments.remove(component))).await
     }
 
     /// Lets a component run again what it ran before, or at `to`: the next generation, which names the older bundle.
@@ -331,12 +334,13 @@ impl Fleet {
     ) -> Result<Generation, FleetError> {
         let earlier = self.parts.director.earlier(device, component, to).await?;
         let change = |assignments: &mut Assignments| drop(assignments.insert(component.clone(), earlier.clone()));
-        self.assign(device, None, actor, change).await
+        self.assign(device, (component, None), None, actor, change).await
     }
 
-    async fn assign(
+    pub(super) async fn assign(
         &self,
         device: &Principal,
+        (component, by): (&ComponentName, Option<&RolloutId>),
         expected: Option<Generation>,
         actor: &str,
         change: impl Fn(&mut Assignments) + Send + Sync,
@@ -347,7 +351,9 @@ impl Fleet {
         let versions = parts.publisher.versions(project).await?.ok_or_else(no_project)?;
         let generation = parts.director.assign(device, expected, (&publisher, versions), actor, now(), change).await?;
         tracing::info!(%device, %generation, actor, "a device is to run something else");
-        self.tell(Control::DesiredChanged(device.clone())).await?;
+        let (device, component, by) = (device.clone(), component.clone(), by.cloned());
+        parts.tell_news(News::Desired { device: device.clone(), component, generation, by });
+        self.tell(Control::DesiredChanged(device)).await?;
         Ok(generation)
     }
 
@@ -379,6 +385,11 @@ impl Fleet {
     /// What devices said of themselves.
     pub fn records(&self) -> &Records {
         &self.parts.records
+    }
+
+    /// What is news of devices, after it was stored. Who is slow misses some, and then looks at what is stored.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.parts.news.subscribe()
     }
 
     /// Measurements as they arrive. Who is slow misses some.

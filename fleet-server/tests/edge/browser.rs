@@ -6,9 +6,11 @@ use std::sync::Arc;
 use sedge_fleet_server::console::view::{DeviceState, RolloutState};
 use sedge_fleet_server::store::Scope;
 use serde_json::json;
+use sqlx::SqlitePool;
 
 use crate::support::browser::Browser;
 use crate::support::fleet_shown::{FleetShown, bundle};
+use crate::support::live_shown::LiveShown;
 use crate::support::server::Server;
 
 /// Where pictures are left for people to look at.
@@ -134,4 +136,60 @@ async fn the_page_is_whole_in_a_browser() {
     });
     looked.await.unwrap();
     server.running.shutdown().await;
+}
+
+/// From the second wave that is watched to the end, as the machine, the database and heartbeats tell it.
+fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, pool: &SqlitePool) {
+    let wait = tokio::runtime::Handle::current();
+    browser.size(1440, 1000, false);
+    browser.loads(|browser| drop(browser.value("document.querySelector('button').click()")));
+    browser.until("document.getElementById('live').textContent === 'Live'");
+    let both = "15 of 24 devices run digits 1.0.0, 9 run digits 1.1.0; 23 are online.";
+    browser.until(&format!("document.querySelector('h1').textContent === '{both}'"));
+    assert!(browser.text("#rollout .waves").contains("watched"));
+    let colour = |browser: &mut Browser| browser.value("document.querySelector('.bundles .key').getAttribute('class')");
+    let old = colour(browser);
+    live.fails();
+    let (word, name) = if on_failure == "halt" { ("halted", "halted") } else { ("rolling back", "rolling-back") };
+    browser.until(&format!("document.querySelector('#rollout .meta').textContent.includes('{word}')"));
+    let shoot = |browser: &mut Browser, state: &str| {
+        for (width, height) in [(1440, 1000), (390, 844)] {
+            browser.size(width, height, false);
+            assert_eq!(browser.value("document.documentElement.scrollWidth"), json!(width), "it scrolls sideways");
+            browser.picture(&pictures().join(format!("rollout-{state}-{width}.png")));
+        }
+        browser.size(1440, 1000, false);
+    };
+    shoot(browser, name);
+    let accuracy = "[...document.querySelectorAll('.gates tr')].find(row => row.textContent.includes('accuracy'))";
+    let row = browser.value(&format!("{accuracy}.textContent"));
+    assert!(row.as_str().unwrap().contains("≥ 90 %") && row.as_str().unwrap().contains("fail"), "{row}");
+    if on_failure != "halt" {
+        wait.block_on(live.goes_back(pool));
+        browser.until("document.querySelector('#rollout .meta').textContent.includes('rolled back')");
+        browser.until("document.querySelector('h1').textContent.startsWith('All 24 devices run digits 1.0.0')");
+        assert_eq!(colour(browser), old, "a bundle keeps its colour");
+        assert!(browser.text("#rollout .sentence").starts_with("Rolled back in wave 2 of 3 by the accuracy gate"));
+        assert!(browser.text("#results tbody").contains("went back, digits"));
+        shoot(browser, "rolled-back");
+    }
+    assert_eq!(complaints(browser, base), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_rollout_is_followed_to_its_end() {
+    for on_failure in ["halt", "roll-back-all"] {
+        let live = Arc::new(LiveShown::new(on_failure));
+        let server = Server::start_live(live.clone()).await;
+        let link = server.running.login_link("test", Scope::Read).await.unwrap();
+        let base = format!("https://localhost:{}", server.running.http_addr.port());
+        let (url, pool) = (link.reveal().to_owned(), server.fleet.site.get().unwrap().store.pool().clone());
+        let watched = tokio::task::spawn_blocking(move || {
+            let Some(mut browser) = Browser::start() else { return };
+            browser.open(&url);
+            watch(&mut browser, &base, &live, on_failure, &pool);
+        });
+        watched.await.unwrap();
+        server.running.shutdown().await;
+    }
 }

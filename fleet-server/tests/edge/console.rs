@@ -210,6 +210,7 @@ fn many(n: usize) -> Vec<DeviceRow> {
         id: format!("cam-{i:03}"),
         online: if i % 10 == 0 { Online::Offline } else { Online::Online },
         runs: Some(bundle("1.4.0")),
+        served: None,
         wanted: Some(bundle("1.4.0")),
         state: if i % 25 == 0 { DeviceState::Failed } else { DeviceState::Settled },
         reason: String::new(),

@@ -1,4 +1,4 @@
-use super::super::view::{DeviceState, Facet};
+use super::super::view::{DeviceState, Facet, Members};
 use super::*;
 
 const OLD: &str = "0101010101010101010101010101010101010101010101010101010101010101";

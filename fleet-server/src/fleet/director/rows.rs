@@ -1,9 +1,10 @@
 //! The director's rows in the database.
 
-use super::{DeviceState, Director, Signed};
+use super::{Assignments, DeviceState, Director, Signed};
 use crate::fleet::store::{Doing as _, StoreError, signed as to_signed, unsigned};
-use sedge_protocol::id::{Generation, Principal, ProjectId};
+use sedge_protocol::id::{DeviceId, Generation, Principal, ProjectId};
 use sedge_protocol::time::UnixSeconds;
+use std::collections::BTreeMap;
 
 /// Generations of a device that are remembered to go back to.
 const HISTORY_MAX: i64 = 100;
@@ -59,6 +60,26 @@ impl Director {
             },
             root_version: unsigned(root_version),
         }))
+    }
+
+    /// What every device of a project is to run.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn assignments(
+        &self,
+        project: &ProjectId,
+    ) -> Result<BTreeMap<DeviceId, (Generation, Assignments)>, StoreError> {
+        let doing = "read desired states";
+        let select = "SELECT device, generation, assignments FROM director_device WHERE project = ?";
+        let rows: Vec<(String, i64, String)> =
+            sqlx::query_as(select).bind(project.as_str()).fetch_all(&self.pool).await.doing(doing)?;
+        let read = |(device, generation, assignments): (String, i64, String)| {
+            let device = device.parse().map_err(|e| StoreError::foreign(doing, e))?;
+            let assignments = serde_json::from_str(&assignments).map_err(|e| StoreError::foreign(doing, e))?;
+            Ok((device, (Generation(unsigned(generation)), assignments)))
+        };
+        rows.into_iter().map(read).collect()
     }
 
     /// Writes `next` if `before` is still what is there. Whether it was.

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use sedge_fleet_server::clock;
 use sedge_fleet_server::console::ConsoleData;
 use sedge_fleet_server::console::view::{
-    BundleLabel, DeviceGroup, DeviceQuery, DeviceRow, DeviceState, DevicesPage, Dot, FleetView, GateView, Members,
-    Moment, Online, ROWS_MAX, RolloutState, RolloutView, RunsShare, Tone, Verdict, WaitingView, WaveState, WaveView,
+    BundleLabel, DeviceGroup, DeviceQuery, DeviceRow, DeviceState, DevicesPage, Dot, FailureView, FleetView, GateView,
+    Members, Moment, Online, ROWS_MAX, RolloutState, RolloutView, RunsShare, Served, Tone, Verdict, WaitingView,
+    WaveState, WaveView,
 };
 use sedge_fleet_server::service::AnyError;
 use sedge_protocol::id::ProjectId;
@@ -36,6 +37,7 @@ fn device(i: usize, now: UnixSeconds) -> DeviceRow {
         id: format!("{place}-cam-{:02}", i + 1),
         online: Online::Online,
         runs: Some(bundle("1.4.0")),
+        served: Some(Served { samples: 1_204, errors: 2, labelled: 62, right: 60 }),
         wanted: Some(bundle("1.4.0")),
         state: DeviceState::NotStarted,
         reason: "wave 1 has not passed".into(),
@@ -79,14 +81,11 @@ fn gate(name: &str, limit: &str, measured: Option<&str>, sample: u64, minimum: u
 }
 
 fn rollout(now: UnixSeconds) -> RolloutView {
-    let wave = |name: &str, state, devices, touched, failed, back, soak| WaveView {
+    let wave = |name: &str, state, devices, states: &[(DeviceState, u64)], soak| WaveView {
         name: name.into(),
         state,
         devices,
-        touched,
-        succeeded: 0,
-        failed,
-        back,
+        states: states.to_vec(),
         soak,
     };
     let moment = |s: i64, text: &str, actor: &str, tone| Moment {
@@ -95,6 +94,9 @@ fn rollout(now: UnixSeconds) -> RolloutView {
         actor: actor.into(),
         tone,
     };
+    let canary = [(DeviceState::Failed, 1), (DeviceState::GoingBack, 1), (DeviceState::Back, 1)];
+    let rest = [(DeviceState::NotStarted, 14), (DeviceState::Unreachable, 1)];
+    let failure = FailureView { code: "E_GOLDEN_FAILED".into(), devices: 1, named: vec!["belt-cam-03".into()] };
     RolloutView {
         id: "r-0007".into(),
         bundle: bundle("1.5.0"),
@@ -105,9 +107,9 @@ fn rollout(now: UnixSeconds) -> RolloutView {
         started_at: Some(now.plus(-94)),
         ended_at: None,
         waves: vec![
-            wave("canary", WaveState::Failed, 3, 3, 1, 1, Some((18, 30))),
-            wave("early", WaveState::Skipped, 6, 0, 0, 0, None),
-            wave("everyone", WaveState::Skipped, 15, 0, 0, 0, None),
+            wave("canary", WaveState::Failed, 3, &canary, Some((18, 30))),
+            wave("early", WaveState::Skipped, 6, &[(DeviceState::NotStarted, 6)], None),
+            wave("everyone", WaveState::Skipped, 15, &rest, None),
         ],
         gates: vec![
             gate("accuracy on labels", "≥ 90 %", Some("66.1 %"), 62, 40, Verdict::Fail),
@@ -122,6 +124,7 @@ fn rollout(now: UnixSeconds) -> RolloutView {
             (DeviceState::Unreachable, 1),
             (DeviceState::NotStarted, 20),
         ],
+        failures: vec![failure],
         waiting: vec![
             WaitingView {
                 what: "gate-cam-02".into(),
@@ -187,7 +190,7 @@ impl ConsoleData for FleetShown {
         for row in all {
             match runs.iter_mut().find(|share| share.bundle == row.runs) {
                 Some(share) => share.devices += 1,
-                None => runs.push(RunsShare { bundle: row.runs.clone(), devices: 1 }),
+                None => runs.push(RunsShare { bundle: row.runs.clone(), devices: 1, colour: runs.len() }),
             }
         }
         let dot = |row: &DeviceRow| Dot {

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::routing::get;
 use sedge_fleet_server::config::{Broker, Config, EmbeddedBroker};
-use sedge_fleet_server::console::ConsoleData;
+use sedge_fleet_server::console::{ConsoleData, LiveData, StoredData};
+use sedge_fleet_server::field::Field;
 use sedge_fleet_server::server::{self, Running};
 use sedge_fleet_server::service::{AnyError, FirstRoots, FleetService, Site};
 use sedge_protocol::cbor::{self, Bytes, Limits};
@@ -21,6 +22,7 @@ use sedge_protocol::id::{Principal, ProjectId};
 use serde_json::json;
 
 use super::https::{Answer, Identity, ask, tls};
+use super::live_shown::Live;
 
 /// Everything that any server of this process has logged.
 pub static LOG: LazyLock<Arc<Mutex<Vec<u8>>>> = LazyLock::new(Arc::default);
@@ -47,18 +49,27 @@ fn capture_log() {
 pub struct StubFleet {
     pub site: OnceLock<Site>,
     pub events: Mutex<Vec<String>>,
-    pub console: Option<Arc<dyn ConsoleData>>,
+    pub console: OnceLock<Arc<dyn ConsoleData>>,
+    /// A fleet to show as the database and its heartbeats tell it.
+    pub live: Option<Live>,
 }
 
 #[async_trait]
 impl FleetService for StubFleet {
     async fn started(&self, site: Site) -> Result<Router, AnyError> {
+        if let Some(live) = &self.live {
+            let pool = site.store.pool().clone();
+            let field = Arc::new(Field::start(pool.clone(), live.telemetry.subscribe()).await?);
+            live.settle(&pool).await;
+            let data = LiveData::new(StoredData::open(site.store.clone()).await?, field, live.clone());
+            let _ = self.console.set(Arc::new(data));
+        }
         let _ = self.site.set(site);
         Ok(Router::new().route("/projects/{project}/probe", get(async || "fleet")))
     }
 
     fn console(&self) -> Option<Arc<dyn ConsoleData>> {
-        self.console.clone()
+        self.console.get().cloned()
     }
 
     async fn device_enrolled(&self, device: &Principal) {
@@ -115,7 +126,15 @@ impl Server {
         capture_log();
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir.path().join("data"));
-        Self::start_fleet(dir, config, StubFleet { console: Some(console), ..StubFleet::default() }).await
+        Self::start_fleet(dir, config, StubFleet { console: OnceLock::from(console), ..StubFleet::default() }).await
+    }
+
+    /// With the console of a fleet that is steered.
+    pub async fn start_live(live: Live) -> Self {
+        capture_log();
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(&dir.path().join("data"));
+        Self::start_fleet(dir, config, StubFleet { live: Some(live), ..StubFleet::default() }).await
     }
 
     pub async fn start_in(dir: tempfile::TempDir, config: Config) -> Self {
