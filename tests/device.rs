@@ -1,5 +1,7 @@
 //! A server and a device, each a process of its own, through good and bad updates and through kill after kill.
 
+#![allow(clippy::print_stdout, reason = "what was measured is printed for whoever asks with --nocapture")]
+
 #[path = "src/requirement.rs"]
 #[allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 mod requirement;

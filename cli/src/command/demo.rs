@@ -1,8 +1,10 @@
-//! `sedge demo`: a fleet on this machine, each part a process of its own, from first keys to bad updates that are refused.
+//! `sedge demo`: a fleet on this machine, each part a process of its own: bad bundles are refused, a better version rolls
+//! out in waves, and a bad one goes back by itself.
 
 mod pipeline;
 mod publisher;
 mod refusals;
+mod rollouts;
 mod site;
 
 use crate::output::{self, OutputArguments};
@@ -22,6 +24,9 @@ const PROJECT: &str = "demo";
 const COMPONENT: &str = "digits";
 /// Images a second that each device's camera takes.
 const RATE_PER_S: u32 = 10;
+/// Of a thousand images, those for which somebody says later what they show, and how much later.
+const LABELLED_PERMILLE: u16 = 500;
+const LABEL_DELAY_MS: u32 = 1_000;
 
 /// Starts a fleet server with its broker and devices, all as processes of their own on loopback: real TLS with a
 /// certificate for each device, a real model over real images. Needs no network, no container and no other service, and
@@ -32,11 +37,14 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     what: Option<What>,
     /// How many devices.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=200))]
+    #[arg(long, value_name = "N", default_value_t = 24, value_parser = clap::value_parser!(u16).range(8..=200))]
     devices: u16,
     /// Keep the files (settings, keys, logs, results) in this directory, which must not exist yet.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
+    /// End when the story is told, and leave no console to look at.
+    #[arg(long)]
+    exit: bool,
     #[command(flatten)]
     output: OutputArguments,
 }
@@ -91,9 +99,21 @@ struct Fleet {
 
 impl Fleet {
     /// Waits until something is there, and sees to it that all processes live.
-    fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
-        let deadline = Instant::now() + PATIENCE;
+    fn until<T>(&mut self, what: &str, look: impl FnMut(&mut Self) -> Result<Option<T>>) -> Result<T> {
+        self.until_within(PATIENCE.as_secs(), what, look)
+    }
+
+    fn until_within<T>(
+        &mut self,
+        seconds: u64,
+        what: &str,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
+            if site::interrupted() {
+                bail!("interrupted");
+            }
             if let Some(found) = look(self)? {
                 return Ok(found);
             }
@@ -101,7 +121,7 @@ impl Fleet {
             self.devices.iter_mut().try_for_each(|device| device.process.check())?;
             if Instant::now() > deadline {
                 let log = self.server.process.end_of_log();
-                bail!("{what} takes longer than {} s; the server's log ends with\n{log}", PATIENCE.as_secs());
+                bail!("{what} takes longer than {seconds} s; the server's log ends with\n{log}");
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -139,6 +159,7 @@ fn settings(disagreement_max_permille: u16) -> Value {
 
 fn fleet(arguments: &Arguments) -> Result<ExitCode> {
     let tell = Teller { json: arguments.output.output.is_json() };
+    site::watch_for_interrupts()?;
     let temporary = tempfile::tempdir().context("making a directory for the demo")?;
     let work = match &arguments.keep {
         Some(directory) => {
@@ -151,20 +172,44 @@ fn fleet(arguments: &Arguments) -> Result<ExitCode> {
     let mut fleet = begin(&work, arguments.devices, tell)?;
     let first = install(&mut fleet)?;
     let refused = refusals::run(&mut fleet, &first)?;
-    tell.say(format!("\nall of it took {:.0} s", began.elapsed().as_secs_f64()));
+    let (rolled, accuracy) = rollouts::story(&mut fleet, &first.bundle)?;
+    let took_s = began.elapsed().as_secs_f64();
+    tell.say(format!("\nall of it took {took_s:.0} s"));
     if tell.json {
         output::json(&json!({
             "result": "ok",
             "devices": fleet.devices.len(),
-            "bundle": COMPONENT,
-            "version": first.bundle.version,
             "first_result_s": first.first_result_s,
-            "predictions": first.predictions,
             "refused": refused,
-            "took_s": began.elapsed().as_secs_f64(),
+            "rollouts": rolled,
+            "accuracy": accuracy,
+            "took_s": took_s,
         }))?;
     }
+    if !arguments.exit {
+        stay(&mut fleet)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the fleet running for whoever wants to look around.
+fn stay(fleet: &mut Fleet) -> Result<()> {
+    let link = ask(&mut fleet.server.command(["server", "login-link"])?)?;
+    let tell = fleet.tell;
+    tell.heading("Look around: it all goes on until Ctrl-C");
+    tell.say(format!("console      {}", link["url"].as_str().unwrap_or_default()));
+    tell.say("             (opens once; your browser does not know the demo's certificate authority and will say so)");
+    tell.say(format!(
+        "tools        export SEDGE_SERVER={} SEDGE_SERVER_CA={} SEDGE_TOKEN_FILE={}",
+        fleet.server.url,
+        fleet.server.data.join("pki/root.pem").display(),
+        fleet.server.data.join("admin-token").display()
+    ));
+    while !site::interrupted() {
+        fleet.server.process.check()?;
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 /// Server, publisher, project and devices.
@@ -184,7 +229,7 @@ fn begin(work: &Path, count: u16, tell: Teller) -> Result<Fleet> {
         let config = format!(
             "code_dir = {code:?}\nhealth_interval_s = 1\n\
              [component.{COMPONENT}.source.camera]\nkind = \"replay\"\ndirectory = {images:?}\n\
-             rate_per_s = {RATE_PER_S}.0\n\
+             rate_per_s = {RATE_PER_S}.0\nlabel_share_permille = {LABELLED_PERMILLE}\nlabel_delay_ms = {LABEL_DELAY_MS}\n\
              [component.{COMPONENT}.sink.file]\nkind = \"file\"\npath = {results:?}\n\
              [component.{COMPONENT}.sink.server]\nkind = \"mqtt\"\n",
             code = work.join("code"),
@@ -207,7 +252,6 @@ fn begin(work: &Path, count: u16, tell: Teller) -> Result<Fleet> {
 struct First {
     bundle: Bundle,
     first_result_s: f64,
-    predictions: usize,
 }
 
 /// Publishes a bundle and gives it to every device.
@@ -247,16 +291,15 @@ fn install(fleet: &mut Fleet) -> Result<First> {
     ));
     for result in results.iter().take(3) {
         let best = &result["predictions"][0]["labels"][0];
-        let right = if best["label"] == result["expected"] { "right" } else { "wrong" };
         tell.say(format!(
-            "predicts     {} is a {} ({:.0} % sure, {right}), {} us",
+            "predicts     {} is a {} ({:.0} % sure), {} us",
             result["name"].as_str().unwrap_or_default(),
             best["label"].as_str().unwrap_or("?"),
             best["score"].as_f64().unwrap_or_default() * 100.0,
             result["latency_us"]
         ));
     }
-    Ok(First { bundle, first_result_s, predictions: results.len() })
+    Ok(First { bundle, first_result_s })
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

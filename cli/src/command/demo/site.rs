@@ -7,12 +7,41 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long anything here may take before the demo gives up and shows the log.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of a log is shown then.
 const LOG_BYTES: u64 = 4_000;
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether somebody has pressed Ctrl-C, or asked the demo to end.
+pub(super) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// From here on Ctrl-C ends the demo in good order: processes first, files last.
+pub(super) fn watch_for_interrupts() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("waiting for signals")?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        let wait = |kind| signal(kind).context("waiting for signals");
+        (wait(SignalKind::interrupt())?, wait(SignalKind::terminate())?)
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        INTERRUPTED.store(true, Ordering::Relaxed);
+    });
+    Ok(())
+}
 
 /// This program, with nothing of the caller's environment that would make it speak with another server.
 pub(super) fn sedge() -> Result<Command> {

@@ -79,7 +79,7 @@ impl Played {
 
     /// A wave of devices runs the bundle and waits for the verdict.
     fn arrives(&mut self, wave: std::ops::Range<usize>) {
-        for device in self.rollout.plan().devices[wave].to_vec() {
+        for device in self.rollout.plan().devices[wave].clone() {
             self.now_ms += 700;
             let held = self.report(device, DeploymentState::Probation, true, NEW.0);
             self.handle(held);
@@ -87,7 +87,7 @@ impl Played {
     }
 
     fn beats(&mut self, wave: std::ops::Range<usize>, samples: u64, right: u64) {
-        for device in self.rollout.plan().devices[wave].to_vec() {
+        for device in self.rollout.plan().devices[wave].clone() {
             let (labelled, latency_p95_us) = (samples, Some(11_840));
             let counters = Some(Counters { samples, labelled, right, latency_p95_us, ..Counters::default() });
             let first_result_ts_ms = Some(self.now_ms - 4_000);
