@@ -65,6 +65,9 @@ pub(super) struct Shared {
     pub(super) rows: Rows,
     pub(super) clock: Clock,
     pub(super) changes: watch::Sender<u64>,
+    /// Lets a test look at what is stored and not done.
+    #[cfg(test)]
+    pub(super) idle: std::sync::atomic::AtomicBool,
     lives: Mutex<BTreeMap<Key, Live>>,
 }
 
@@ -124,10 +127,26 @@ impl Executor {
             }
         }
         let changes = watch::channel(0).0;
-        let shared = Arc::new(Shared { fleet, field, edge, rows, clock, changes, lives: Mutex::new(lives) });
+        let shared = Arc::new(Shared {
+            fleet,
+            field,
+            edge,
+            rows,
+            clock,
+            changes,
+            #[cfg(test)]
+            idle: std::sync::atomic::AtomicBool::default(),
+            lives: Mutex::new(lives),
+        });
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let task = Aborted::spawn(Actor::new(Arc::clone(&shared), received, news, beats).run());
         Ok(Self { shared, inputs, planning: Arc::default(), _task: task })
+    }
+
+    /// From now on effects are stored and not performed.
+    #[cfg(test)]
+    pub(super) fn idle(&self) {
+        self.shared.idle.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// A number that changes whenever something here may have changed.
