@@ -8,17 +8,21 @@ use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Kills the server after each change that was stored: before its effects are performed, every second time, and while
-/// they are, every other. Which states it was killed in.
+/// Kills the server again and again: after a change is stored and before its effects are performed every second time, and
+/// while they are, sooner or later, every other. Which states it was killed in.
 async fn killed_all_along(world: &mut World, id: &RolloutId) -> (Summary, BTreeSet<String>) {
     let mut killed_in = BTreeSet::new();
-    for kills in 0..200 {
+    for kills in 0..400 {
+        let mut changes = world.executor.changes();
+        let mut left = kills / 2 % 12;
         if kills % 2 == 0 {
             world.executor.idle();
+            left = 0;
         }
-        let mut changes = world.executor.changes();
-        // Nothing may be left to happen when effects are not performed: then the server is killed as it is.
-        let _changed = tokio::time::timeout(Duration::from_millis(300), changes.changed()).await;
+        // When nothing is left to happen, the server is killed as it is.
+        while tokio::time::timeout(Duration::from_millis(300), changes.changed()).await.is_ok() && left > 0 {
+            left -= 1;
+        }
         let summary = world.executor.summary(&acme(), id).await.expect("there");
         if matches!(summary.state.as_str(), "completed" | "rolled-back") {
             return (summary, killed_in);

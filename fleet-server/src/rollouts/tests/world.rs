@@ -41,7 +41,7 @@ pub(super) struct World {
     pub(super) field: Arc<Field>,
     pub(super) store: Store,
     pub(super) clock: Clock,
-    pub(super) executor: Executor,
+    pub(super) executor: Arc<Executor>,
     pub(super) good: Packed,
     pub(super) better: Packed,
     pub(super) bad: Packed,
@@ -208,6 +208,7 @@ impl World {
 
     /// As if the server had been killed and started again.
     pub(super) async fn restart(&mut self) {
+        self.executor.killed().await;
         self.executor = executor(&self.store, &self.fleet, &self.field, &self.clock).await;
     }
 
@@ -217,11 +218,6 @@ impl World {
         (generation.0, assignments.get(&model()).map(|assigned| assigned.digest))
     }
 
-    /// What a device says it runs.
-    pub(super) fn runs(&self, number: usize) -> Option<BundleDigest> {
-        self.field.device(&cam(number))?.components.get(&model())?.running
-    }
-
     pub(super) async fn said(&self, id: &RolloutId) -> Vec<String> {
         let mut entries = self.executor.timeline(&acme(), id, 1000).await.expect("there");
         entries.reverse();
@@ -229,9 +225,11 @@ impl World {
     }
 }
 
-async fn executor(store: &Store, fleet: &Arc<Fleet>, field: &Arc<Field>, clock: &Clock) -> Executor {
+async fn executor(store: &Store, fleet: &Arc<Fleet>, field: &Arc<Field>, clock: &Clock) -> Arc<Executor> {
     let edge = Arc::new(store.clone());
-    Executor::start(store.pool().clone(), edge, Arc::clone(fleet), Arc::clone(field), clock.clone()).await.expect("up")
+    let started =
+        Executor::start(store.pool().clone(), edge, Arc::clone(fleet), Arc::clone(field), clock.clone()).await;
+    Arc::new(started.expect("up"))
 }
 
 /// A device. It holds what it is given until the verdict.
