@@ -3,6 +3,7 @@
 use super::world::{Manner, World};
 use crate::fleet::Fleet;
 use crate::fleet::api::{Access, Problem, Scope};
+use crate::rollout::{Step, Summary};
 use crate::rollouts::api::router;
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -72,7 +73,8 @@ async fn a_rollout_over_http_says_who_and_why() {
     let (status, problem) = ask(router, "ada", Method::POST, "?id=r-1", spec).await;
     assert_eq!((status, &problem["code"]), (409, &json!("rollout-exists")));
     let id = "r-1".parse().expect("an id");
-    world.until(&id, |summary| summary.waves[1].state == "awaiting-gate").await;
+    let committed = |summary: &Summary| summary.devices.iter().any(|c| c.step == Step::Succeeded && c.devices == 2);
+    world.until(&id, |summary| summary.waves[1].state == "awaiting-gate" && committed(summary)).await;
     let (_, page) = ask(router, "bob", Method::GET, "/r-1/devices?wave=1&step=succeeded&limit=1", String::new()).await;
     assert!(page["devices"].as_array().is_some_and(|d| d.len() == 1) && page["next"].is_string(), "{page}");
     assert_eq!(ask(router, "ada", Method::POST, "/r-1/approve-gate", String::new()).await.0, 200);
