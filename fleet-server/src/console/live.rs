@@ -15,8 +15,9 @@ pub use source::{RolloutSource, Told};
 
 use super::cache::FleetCache;
 use super::records::{StoredData, StoredRows};
-use super::scan::{self, DeviceRows, Placed};
-use super::view::{ConsoleData, DeviceQuery, DevicesPage, FleetView, RolloutView};
+use super::scan::{self, Bundles, DeviceRows, Placed};
+use super::view::{BundleLabel, ConsoleData, DeviceQuery, DevicesPage, FleetView, RolloutView};
+use super::words;
 use crate::field::Field;
 use crate::fleet::store::now_ms;
 use crate::rollout::Summary;
@@ -85,6 +86,12 @@ impl LiveData {
     }
 }
 
+/// What a rollout brings.
+fn label(summary: &Summary, bundles: &Bundles) -> BundleLabel {
+    let known = bundles.label(summary.digest.0.hex());
+    if known.name.is_empty() { BundleLabel { name: summary.bundle.to_string(), ..known } } else { known }
+}
+
 /// A project's devices as they are.
 struct LiveRows<'a> {
     stored: StoredRows<'a>,
@@ -114,6 +121,8 @@ impl DeviceRows for LiveRows<'_> {
             Some((rollout, _)) => self.data.rollouts.devices(self.project, rollout, &ids).await?,
             None => Vec::new(),
         };
+        let bundle = self.rollout.map(|(_, summary)| words::bundle(&label(summary, self.stored.bundles())));
+        let bundle = bundle.unwrap_or_default();
         let mut steps = steps.into_iter();
         let placed = rows.into_iter().zip(ids).map(|((mut row, component), device)| {
             let device = Principal { project: self.project.clone(), device };
@@ -125,7 +134,7 @@ impl DeviceRows for LiveRows<'_> {
             }
             let group = match (self.rollout, steps.next().flatten()) {
                 (Some((_, summary)), Some(view)) => {
-                    device::follow(&mut row, &view, summary);
+                    device::follow(&mut row, &view, summary, &bundle);
                     view.wave.saturating_sub(1)
                 }
                 (Some((_, summary)), None) => summary.waves.len(),
@@ -160,11 +169,7 @@ impl ConsoleData for LiveData {
     async fn rollout(&self, project: &ProjectId) -> Result<Option<RolloutView>, AnyError> {
         let Some((id, summary)) = self.rollouts.latest(project).await? else { return Ok(None) };
         let told = self.rollouts.timeline(project, &id, TIMELINE_MAX).await?;
-        let bundles = self.stored.bundles(project).await?;
-        let mut bundle = bundles.label(summary.digest.0.hex());
-        if bundle.name.is_empty() {
-            bundle.name = summary.bundle.to_string();
-        }
+        let bundle = label(&summary, &self.stored.bundles(project).await?);
         Ok(Some(rollout::view(&id, &summary, &told, bundle, now_ms())?))
     }
 

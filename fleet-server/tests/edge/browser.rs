@@ -157,6 +157,8 @@ fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, 
             browser.size(width, height, false);
             assert_eq!(browser.value("document.documentElement.scrollWidth"), json!(width), "it scrolls sideways");
             browser.picture(&pictures().join(format!("rollout-{state}-{width}.png")));
+            browser.size(width, height + 400, false);
+            browser.view(&pictures().join(format!("rollout-{state}-{width}-top.png")));
         }
         browser.size(1440, 1000, false);
     };
@@ -170,7 +172,7 @@ fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, 
         browser.until("document.querySelector('h1').textContent.startsWith('All 24 devices run digits 1.0.0')");
         assert_eq!(colour(browser), old, "a bundle keeps its colour");
         assert!(browser.text("#rollout .sentence").starts_with("Rolled back in wave 2 of 3 by the accuracy gate"));
-        assert!(browser.text("#results tbody").contains("went back, digits"));
+        assert!(browser.text("#results tbody").contains("went back from digits 1.1.0"));
         shoot(browser, "rolled-back");
     }
     assert_eq!(complaints(browser, base), Vec::<String>::new());

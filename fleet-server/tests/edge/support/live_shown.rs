@@ -150,10 +150,11 @@ impl LiveShown {
         }
         let now = clock::now().0;
         for (i, device) in self.all().iter().enumerate() {
-            let insert = "INSERT INTO device VALUES ('default', ?, 1, '01', 2, ?, NULL)";
-            run(pool, sqlx::query(insert).bind(device.as_str()).bind(now)).await;
             let online = i64::from(i != 17);
-            let heard_ms = (now - if online == 1 { 2 } else { 10_800 }) * 1000;
+            let heard = now - if online == 1 { 2 } else { 10_800 };
+            let heard_ms = heard * 1000;
+            let insert = "INSERT INTO device VALUES ('default', ?, 1, '01', 2, ?, NULL)";
+            run(pool, sqlx::query(insert).bind(device.as_str()).bind(heard)).await;
             let insert = "INSERT INTO status VALUES ('default', ?, '{}', ?, 0, ?)";
             run(pool, sqlx::query(insert).bind(device.as_str()).bind(online).bind(heard_ms)).await;
             let version = if i < 9 { NEW.0 } else { OLD.0 };
