@@ -153,11 +153,10 @@ fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, 
     let (word, name) = if on_failure == "halt" { ("halted", "halted") } else { ("rolling back", "rolling-back") };
     browser.until(&format!("document.querySelector('#rollout .meta').textContent.includes('{word}')"));
     let shoot = |browser: &mut Browser, state: &str| {
-        for (width, height) in [(1440, 1000), (390, 844)] {
+        for (width, height) in [(1440, 1260), (390, 1180)] {
             browser.size(width, height, false);
             assert_eq!(browser.value("document.documentElement.scrollWidth"), json!(width), "it scrolls sideways");
             browser.picture(&pictures().join(format!("rollout-{state}-{width}.png")));
-            browser.size(width, height + 400, false);
             browser.view(&pictures().join(format!("rollout-{state}-{width}-top.png")));
         }
         browser.size(1440, 1000, false);

@@ -77,9 +77,13 @@ impl Played {
         Event::DeviceReported { device, generation, state, held, running: Some(digest(runs)), error: None }
     }
 
+    fn members(&self, wave: std::ops::Range<usize>) -> Vec<DeviceId> {
+        self.rollout.plan().devices[wave].to_vec()
+    }
+
     /// A wave of devices runs the bundle and waits for the verdict.
     fn arrives(&mut self, wave: std::ops::Range<usize>) {
-        for device in self.rollout.plan().devices[wave].to_vec() {
+        for device in self.members(wave) {
             self.now_ms += 700;
             let held = self.report(device, DeploymentState::Probation, true, NEW.0);
             self.handle(held);
@@ -87,10 +91,10 @@ impl Played {
     }
 
     fn beats(&mut self, wave: std::ops::Range<usize>, samples: u64, right: u64) {
-        for device in self.rollout.plan().devices[wave].to_vec() {
+        for device in self.members(wave) {
             let (labelled, latency_p95_us) = (samples, Some(11_840));
             let counters = Some(Counters { samples, labelled, right, latency_p95_us, ..Counters::default() });
-            let first_result_ts_ms = Some(self.now_ms - 4_000);
+            let first_result_ts_ms = Some(self.now_ms - 500);
             self.handle(Event::Heartbeat { device, running: digest(NEW.0), counters, first_result_ts_ms });
         }
     }
@@ -157,8 +161,12 @@ impl LiveShown {
             run(pool, sqlx::query(insert).bind(device.as_str()).bind(heard)).await;
             let insert = "INSERT INTO status VALUES ('default', ?, '{}', ?, 0, ?)";
             run(pool, sqlx::query(insert).bind(device.as_str()).bind(online).bind(heard_ms)).await;
-            let version = if i < 9 { NEW.0 } else { OLD.0 };
-            self.stands(pool, device, version, 1, (480, 470)).await;
+            let (version, right) = match i {
+                0..3 => (NEW.0, 468),
+                3..9 => (NEW.0, 343),
+                _ => (OLD.0, 470),
+            };
+            self.stands(pool, device, version, 1, (480, right)).await;
         }
     }
 
@@ -209,7 +217,7 @@ impl LiveShown {
             samples,
             errors: seq % 3,
             labelled,
-            right: if version == NEW.0 { labelled * 71 / 100 } else { right },
+            right,
             latency_p50_us: None,
             latency_p95_us: Some(11_840),
             latency_p99_us: None,
