@@ -38,6 +38,7 @@ pub struct LiveData {
     stored: StoredData,
     field: Arc<Field>,
     rollouts: Arc<dyn RolloutSource>,
+    moves: watch::Receiver<u64>,
     changes: watch::Receiver<u64>,
     cache: FleetCache,
     listening: JoinHandle<()>,
@@ -58,13 +59,14 @@ impl std::fmt::Debug for LiveData {
 impl LiveData {
     /// Begins to listen to all of them. The field is heard of by what it stores, every second.
     pub fn new(stored: StoredData, field: Arc<Field>, rollouts: Arc<dyn RolloutSource>) -> Self {
-        let (mut records, mut moves) = (stored.changes(), rollouts.changes());
+        let moves = rollouts.changes();
+        let (mut records, mut moved) = (stored.changes(), moves.clone());
         let (sender, changes) = watch::channel(*records.borrow_and_update());
         let listening = tokio::spawn(async move {
             loop {
                 let heard = tokio::select! {
                     heard = records.changed() => heard,
-                    heard = moves.changed() => heard,
+                    heard = moved.changed() => heard,
                 };
                 // Whoever no longer tells has ended with the server.
                 if heard.is_err() {
@@ -73,7 +75,7 @@ impl LiveData {
                 sender.send_modify(|number| *number += 1);
             }
         });
-        Self { stored, field, rollouts, changes, cache: FleetCache::default(), listening }
+        Self { stored, field, rollouts, moves, changes, cache: FleetCache::default(), listening }
     }
 
     async fn rows<'a>(
@@ -157,7 +159,7 @@ impl ConsoleData for LiveData {
             return Ok(None);
         }
         // Before anything is read, so that nothing older is kept for a later change.
-        let version = *self.changes.borrow();
+        let version = (self.stored.change().await?, *self.moves.borrow());
         let scan = async {
             let rollout = self.rollouts.latest(project).await?;
             let rows = self.rows(project, rollout.as_ref()).await?;
