@@ -4,10 +4,12 @@ pub(crate) mod bench;
 pub(crate) mod bundle;
 pub(crate) mod demo;
 pub(crate) mod device;
+pub(crate) mod fleet;
 pub(crate) mod keys;
 pub(crate) mod processor;
 pub(crate) mod project;
 pub(crate) mod publisher;
+pub(crate) mod rollout;
 pub(crate) mod run;
 pub(crate) mod server;
 

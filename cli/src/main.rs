@@ -46,6 +46,12 @@ enum Command {
     /// Enrol devices, see how they are, and say what they run.
     #[command(subcommand)]
     Device(command::device::Command),
+    /// See all devices of a project together.
+    #[command(subcommand)]
+    Fleet(command::fleet::Command),
+    /// Bring a bundle to a fleet in waves that stop and go back by themselves when it does harm.
+    #[command(subcommand)]
+    Rollout(command::rollout::Command),
     /// Build pre- and postprocessors as WebAssembly components.
     #[command(subcommand)]
     Processor(command::processor::Command),
@@ -75,6 +81,8 @@ fn main() -> ExitCode {
         Command::Server(a) => (a.format(), command::server::run(&a)),
         Command::Project(c) => (c.format(), command::project::run(&c)),
         Command::Device(c) => (c.format(), command::device::run(&c)),
+        Command::Fleet(c) => (c.format(), command::fleet::run(&c)),
+        Command::Rollout(c) => (c.format(), command::rollout::run(&c)),
         Command::Processor(c) => (c.format(), command::processor::run(&c)),
         Command::Internal(c) => (output::Format::Table, command::internal(&c)),
     };

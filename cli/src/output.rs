@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 /// Exit codes; also in docs/cli.md.
 pub(crate) const FAILED: u8 = 1;
+pub(crate) const WAIT_TIMED_OUT: u8 = 7;
 pub(crate) const FINISHED_WITH_FAILURES: u8 = 8;
 pub(crate) const VERIFICATION_FAILED: u8 = 9;
 

@@ -27,7 +27,7 @@ pub(crate) mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use hub::Measurement;
 pub use news::News;

@@ -94,7 +94,9 @@ impl FleetService for FleetPart {
     }
 
     async fn stopping(&self) {
-        drop(self.rollouts.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(rollouts) = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            rollouts.stop();
+        }
         let Some(field) = self.field.get() else { return };
         if let Err(e) = field.store().await {
             tracing::error!("the last heartbeats are not stored: {e}");

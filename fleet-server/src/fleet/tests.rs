@@ -1,7 +1,7 @@
 //! The whole conversation over a real broker, with a device driven by hand, and the same over HTTP.
 
 mod api;
-mod broker;
+pub(crate) mod broker;
 mod end_to_end;
 mod records;
-mod simulated;
+pub(crate) mod simulated;

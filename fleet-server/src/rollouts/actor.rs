@@ -11,7 +11,7 @@ use super::store::Change;
 use crate::field::FieldChange;
 use crate::fleet::News;
 use crate::fleet::session::{Record, Said};
-use crate::rollout::{Effect, Event, RefusedWhy};
+use crate::rollout::{Effect, Event, RefusedWhy, State};
 use sedge_protocol::id::{ComponentName, DeviceId, Generation, Principal};
 use sedge_protocol::message::{ReportKey, Status};
 use std::collections::BTreeSet;
@@ -92,6 +92,10 @@ impl Actor {
             let now_ms = self.shared.clock.now_ms();
             for (key, live) in self.shared.lives().iter_mut() {
                 live.resume(now_ms);
+                if *live.rollout.state() == State::Scheduled {
+                    // The server died before it was begun.
+                    live.handle(Event::Start { actor: live.head.created_by.clone() }, now_ms);
+                }
                 self.untold.insert(key.clone());
                 self.touched.insert(key.clone());
             }
@@ -215,10 +219,7 @@ impl Actor {
                             let device = live.principal(device);
                             self.jobs.push(Job { rollout: key.clone(), device, effect });
                         }
-                        Effect::Finish { outcome } => {
-                            tracing::info!(project = %key.0, rollout = %key.1, ?outcome, "a rollout has ended");
-                        }
-                        Effect::Note(_) | Effect::Refused { .. } => {}
+                        Effect::Finish { .. } | Effect::Note(_) | Effect::Refused { .. } => {}
                     }
                 }
             }

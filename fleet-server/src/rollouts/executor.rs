@@ -65,6 +65,9 @@ pub(super) struct Shared {
     pub(super) rows: Rows,
     pub(super) clock: Clock,
     pub(super) changes: watch::Sender<u64>,
+    /// Lets a test look at what is stored and not done.
+    #[cfg(test)]
+    pub(super) idle: std::sync::atomic::AtomicBool,
     lives: Mutex<BTreeMap<Key, Live>>,
 }
 
@@ -82,7 +85,7 @@ pub struct Executor {
     inputs: mpsc::Sender<Input>,
     /// One plan is made at a time, or two could take the same device.
     planning: Arc<tokio::sync::Mutex<()>>,
-    _task: Aborted,
+    task: Mutex<Option<Aborted>>,
 }
 
 impl std::fmt::Debug for Executor {
@@ -124,10 +127,40 @@ impl Executor {
             }
         }
         let changes = watch::channel(0).0;
-        let shared = Arc::new(Shared { fleet, field, edge, rows, clock, changes, lives: Mutex::new(lives) });
+        let shared = Arc::new(Shared {
+            fleet,
+            field,
+            edge,
+            rows,
+            clock,
+            changes,
+            #[cfg(test)]
+            idle: std::sync::atomic::AtomicBool::default(),
+            lives: Mutex::new(lives),
+        });
         let (inputs, received) = mpsc::channel(INPUTS_MAX);
         let task = Aborted::spawn(Actor::new(Arc::clone(&shared), received, news, beats).run());
-        Ok(Self { shared, inputs, planning: Arc::default(), _task: task })
+        Ok(Self { shared, inputs, planning: Arc::default(), task: Mutex::new(Some(task)) })
+    }
+
+    /// From now on effects are stored and not performed.
+    #[cfg(test)]
+    pub(super) fn idle(&self) {
+        self.shared.idle.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Does nothing any more; what was stored goes on when the server is back.
+    pub fn stop(&self) {
+        drop(self.task.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Ends it wherever it is, and waits until nothing of it is left.
+    #[cfg(test)]
+    pub(super) async fn killed(&self) {
+        self.stop();
+        while Arc::strong_count(&self.shared) > 1 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// A number that changes whenever something here may have changed.

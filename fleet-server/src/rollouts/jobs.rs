@@ -47,6 +47,10 @@ impl Jobs {
 
     /// Begins as many as may be performed.
     pub(super) fn begin(&mut self, shared: &Arc<Shared>) {
+        #[cfg(test)]
+        if shared.idle.load(std::sync::atomic::Ordering::SeqCst) {
+            return;
+        }
         while self.running.len() < AT_ONCE_MAX {
             let Some(device) = self.ready.pop_front() else { return };
             let Some(job) = self.waiting.get_mut(&device).and_then(VecDeque::pop_front) else { continue };

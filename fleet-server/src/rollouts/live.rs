@@ -258,8 +258,10 @@ impl Live {
         let state = &change.saved.core.state;
         self.head.state = state.name().to_owned();
         self.head.active = !state.is_final();
-        if state.is_final() {
-            self.head.ended_ms.get_or_insert(now_ms);
+        if state.is_final() && self.head.ended_ms.is_none() {
+            self.head.ended_ms = Some(now_ms);
+            let Head { project, id, state, .. } = &self.head;
+            tracing::info!(%project, rollout = %id, state, "a rollout has ended");
         }
         self.stored = Some(change.saved.core);
     }

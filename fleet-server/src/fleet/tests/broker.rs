@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// A broker that ends with this. It keeps nothing.
-pub(super) struct Mosquitto {
-    pub(super) port: u16,
+pub(crate) struct Mosquitto {
+    pub(crate) port: u16,
     config: PathBuf,
     child: Child,
     _directory: tempfile::TempDir,
@@ -22,7 +22,7 @@ fn program() -> Option<&'static str> {
 impl Mosquitto {
     /// `None`, with the reason on standard error, where there is none to be had.
     #[allow(clippy::print_stderr, reason = "a skipped test says why")]
-    pub(super) async fn start() -> Option<Self> {
+    pub(crate) async fn start() -> Option<Self> {
         let Some(program) = program() else {
             assert!(std::env::var_os("SEDGE_REQUIRE_ALL").is_none(), "mosquitto is missing: apt-get install mosquitto");
             eprintln!("skipped: mosquitto is missing; apt-get install mosquitto");
@@ -51,7 +51,7 @@ impl Mosquitto {
     }
 
     /// Ends it and begins anew: everything it knew is lost.
-    pub(super) async fn restart(&mut self) {
+    pub(crate) async fn restart(&mut self) {
         self.stop();
         self.child = run(program().expect("it was there"), &self.config);
         self.ready().await;

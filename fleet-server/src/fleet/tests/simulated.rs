@@ -21,9 +21,9 @@ use tokio::sync::mpsc;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
-pub(super) struct Simulated {
-    pub(super) name: Principal,
-    pub(super) client: AsyncClient,
+pub(crate) struct Simulated {
+    pub(crate) name: Principal,
+    pub(crate) client: AsyncClient,
     arrived: mpsc::UnboundedReceiver<(DeviceTopic, Vec<u8>)>,
     task: tokio::task::JoinHandle<()>,
     requests: u32,
@@ -36,7 +36,7 @@ impl Drop for Simulated {
 }
 
 impl Simulated {
-    pub(super) async fn connect(name: &Principal, port: u16) -> Self {
+    pub(crate) async fn connect(name: &Principal, port: u16) -> Self {
         let _tests_alone = MqttEndpoint::loopback(port);
         let mut options = MqttOptions::new(name.to_string(), "127.0.0.1", port);
         options.set_clean_start(true).set_max_packet_size(Some(122_880)).set_keep_alive(Duration::from_secs(10));
@@ -64,7 +64,7 @@ impl Simulated {
         Self { name: name.clone(), client, arrived, task, requests: 0 }
     }
 
-    pub(super) async fn say<M: Message>(&self, topic: DeviceTopic, message: &M) {
+    pub(crate) async fn say<M: Message>(&self, topic: DeviceTopic, message: &M) {
         let retain = topic == DeviceTopic::Status;
         let topic = Topic::Device(self.name.clone(), topic).to_string();
         let payload = message.to_cbor().expect("valid");
@@ -72,11 +72,16 @@ impl Simulated {
     }
 
     /// The next message on this topic; others are passed over.
-    pub(super) async fn hear<M: Message>(&mut self, topic: &DeviceTopic) -> M {
+    pub(crate) async fn hear<M: Message>(&mut self, topic: &DeviceTopic) -> M {
         self.hear_within(topic, PATIENCE).await.unwrap_or_else(|| panic!("nothing on {topic}"))
     }
 
-    pub(super) async fn hear_within<M: Message>(&mut self, topic: &DeviceTopic, time: Duration) -> Option<M> {
+    /// Whatever comes next; none once the connection is given up.
+    pub(crate) async fn next(&mut self) -> Option<(DeviceTopic, Vec<u8>)> {
+        self.arrived.recv().await
+    }
+
+    pub(crate) async fn hear_within<M: Message>(&mut self, topic: &DeviceTopic, time: Duration) -> Option<M> {
         let hearing = async {
             loop {
                 let (on, payload) = self.arrived.recv().await.expect("connected");
@@ -88,7 +93,7 @@ impl Simulated {
         tokio::time::timeout(time, hearing).await.ok()
     }
 
-    pub(super) async fn birth(&self, boot: &str, seq: u64) {
+    pub(crate) async fn birth(&self, boot: &str, seq: u64) {
         let capabilities =
             Capabilities { protocol_version: 1, journal_version: 1, worker_version: 1, features: Vec::new() };
         let birth = Birth {
@@ -105,7 +110,7 @@ impl Simulated {
     }
 
     /// Asks for a document in small segments.
-    pub(super) async fn fetch(&mut self, document: Document) -> Vec<u8> {
+    pub(crate) async fn fetch(&mut self, document: Document) -> Vec<u8> {
         self.requests += 1;
         let request = format!("q{}", self.requests).parse().expect("a name");
         let request = MetadataRequest { v: V1, request, document, segment_bytes_max: 16_384, first_index: 0 };
@@ -128,7 +133,7 @@ impl Simulated {
     }
 
     /// What it may run, in the order of the specification, from the first roots on.
-    pub(super) async fn authorize(
+    pub(crate) async fn authorize(
         &mut self,
         publisher_root: &[u8],
         director_root: &[u8],
@@ -159,19 +164,19 @@ impl Simulated {
         authorized
     }
 
-    pub(super) async fn index(&mut self, bundle: BundleDigest) -> ChunkIndex {
+    pub(crate) async fn index(&mut self, bundle: BundleDigest) -> ChunkIndex {
         let index = self.fetch(Document::ChunkIndex { bundle }).await;
         ChunkIndex::from_cbor(&index).expect("an index")
     }
 
-    pub(super) async fn want(&self, index: &ChunkIndex, got: &BTreeMap<u32, Vec<u8>>, credit: u16, rate: Option<u64>) {
+    pub(crate) async fn want(&self, index: &ChunkIndex, got: &BTreeMap<u32, Vec<u8>>, credit: u16, rate: Option<u64>) {
         let mut want = Want::new(index.bundle, index.count(), credit, |i| !got.contains_key(&i));
         want.bytes_per_s_max = rate;
         self.say(DeviceTopic::Want, &want).await;
     }
 
     /// Fetches until it has so many chunks. How many arrived that it had already.
-    pub(super) async fn download(
+    pub(crate) async fn download(
         &mut self,
         index: &ChunkIndex,
         got: &mut BTreeMap<u32, Vec<u8>>,
@@ -200,7 +205,7 @@ impl Simulated {
         repeated
     }
 
-    pub(super) fn report(&self, generation: Generation, seq: u64) -> Reported {
+    pub(crate) fn report(&self, generation: Generation, seq: u64) -> Reported {
         let component = ComponentReport {
             kind: ComponentKind::Model,
             state: DeploymentState::Downloading,

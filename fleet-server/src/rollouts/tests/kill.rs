@@ -1,0 +1,81 @@
+//! A server that is killed, wherever a rollout is.
+
+use super::world::{DEVICES, Manner, World};
+use crate::fleet::testing::acme;
+use crate::rollout::{Event, Summary};
+use sedge_protocol::id::RolloutId;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Kills the server again and again: after a change is stored and before its effects are performed every second time, and
+/// while they are, sooner or later, every other. Which states it was killed in.
+async fn killed_all_along(world: &mut World, id: &RolloutId) -> (Summary, BTreeSet<String>) {
+    let mut killed_in = BTreeSet::new();
+    for kills in 0..400 {
+        let mut changes = world.executor.changes();
+        let mut left = kills / 2 % 12;
+        if kills % 2 == 0 {
+            world.executor.idle();
+            left = 0;
+        }
+        // When nothing is left to happen, the server is killed as it is.
+        while tokio::time::timeout(Duration::from_millis(300), changes.changed()).await.is_ok() && left > 0 {
+            left -= 1;
+        }
+        let summary = world.executor.summary(&acme(), id).await.expect("there");
+        if matches!(summary.state.as_str(), "completed" | "rolled-back") {
+            return (summary, killed_in);
+        }
+        killed_in.insert(summary.state.clone());
+        killed_in.extend(summary.waves.iter().map(|wave| format!("wave {}", wave.state)));
+        world.restart().await;
+        // Deadlines that ran while it was down get a minute.
+        world.clock.advance(Duration::from_secs(61));
+    }
+    panic!("it does not end: {killed_in:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollout_completes_though_the_server_is_killed_all_the_way() {
+    let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
+    let more = json!({"waves": [
+        {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 3600},
+        {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 3600},
+    ]});
+    let id = world.begin(&world.better, more).await;
+    let (summary, killed_in) = killed_all_along(&mut world, &id).await;
+    assert_eq!((summary.state.as_str(), summary.devices_touched), ("completed", 12), "{summary:#?}");
+    for state in ["running", "wave dispatching", "wave soaking", "wave passed", "wave pending"] {
+        assert!(killed_in.contains(state), "{killed_in:?}");
+    }
+    for number in 0..DEVICES {
+        assert_eq!(world.desired(number).await, (2, Some(world.better.digest)), "nobody was assigned it twice");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_version_goes_back_though_the_server_is_killed_all_the_way() {
+    let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
+    let more = json!({"waves": [{"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 3600}]});
+    let id = world.begin(&world.bad, more).await;
+    let (summary, killed_in) = killed_all_along(&mut world, &id).await;
+    assert_eq!((summary.state.as_str(), summary.devices_touched), ("rolled-back", 2), "{summary:#?}");
+    assert!(killed_in.contains("rolling-back"), "{killed_in:?}");
+    for number in 0..DEVICES {
+        assert_eq!(world.desired(number).await.1, Some(world.good.digest));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_rollout_is_paused_when_the_server_is_back() {
+    let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
+    let id = world.begin(&world.better, json!({})).await;
+    world.executor.idle();
+    world.command(&id, Event::Pause { actor: "ada".to_owned() }).await.expect("running");
+    world.restart().await;
+    let summary = world.executor.summary(&acme(), &id).await.expect("there");
+    assert_eq!(summary.state, "paused");
+    world.command(&id, Event::Resume { actor: "ada".to_owned() }).await.expect("paused");
+    world.until_state(&id, "completed").await;
+}
