@@ -6,8 +6,11 @@ use sedge_protocol::id::ProjectId;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A project's fleet and the change that it was counted after. Locked while it is counted: others wait for that.
-type Slot = Arc<tokio::sync::Mutex<Option<(u64, FleetView)>>>;
+/// Numbers of the last change of the database and of rollouts; each only grows.
+pub(super) type Version = (u64, u64);
+
+/// A project's fleet and the changes that it was counted after. Locked while it is counted: others wait for that.
+type Slot = Arc<tokio::sync::Mutex<Option<(Version, FleetView)>>>;
 
 /// Fleets by project; only of projects that exist.
 #[derive(Debug, Default)]
@@ -16,11 +19,11 @@ pub(super) struct FleetCache {
 }
 
 impl FleetCache {
-    /// The fleet as it was after this change or a later one, counted now if it was not.
+    /// The fleet as it was after these changes or later ones, counted now if it was not.
     pub(super) async fn get(
         &self,
         project: &ProjectId,
-        version: u64,
+        version: Version,
         count: impl Future<Output = Result<FleetView, AnyError>>,
     ) -> Result<FleetView, AnyError> {
         let slot = {
@@ -29,7 +32,7 @@ impl FleetCache {
         };
         let mut held = slot.lock().await;
         match &*held {
-            Some((at, fleet)) if *at >= version => Ok(fleet.clone()),
+            Some((at, fleet)) if at.0 >= version.0 && at.1 >= version.1 => Ok(fleet.clone()),
             _ => {
                 let fleet = count.await?;
                 *held = Some((version, fleet.clone()));
@@ -48,7 +51,7 @@ mod tests {
     async fn devices_are_counted_once_for_each_change() {
         let (cache, counted) = (FleetCache::default(), AtomicU64::new(0));
         let (one, two): (ProjectId, ProjectId) = ("one".parse().expect("a name"), "two".parse().expect("a name"));
-        let look = async |project: &ProjectId, version| {
+        let look = async |project: &ProjectId, version: Version| {
             let count = async {
                 let devices = counted.fetch_add(1, Ordering::Relaxed) + 1;
                 // Whoever comes while it is counted waits for that.
@@ -58,10 +61,10 @@ mod tests {
             };
             cache.get(project, version, count).await.expect("counted").devices
         };
-        assert_eq!(tokio::join!(look(&one, 7), look(&one, 7), look(&one, 7)), (1, 1, 1));
-        assert_eq!((look(&two, 7).await, look(&one, 8).await, look(&one, 7).await), (2, 3, 3));
-        let failed = cache.get(&one, 9, async { Err("the disk is gone".into()) }).await;
+        assert_eq!(tokio::join!(look(&one, (7, 1)), look(&one, (7, 1)), look(&one, (7, 1))), (1, 1, 1));
+        assert_eq!((look(&two, (7, 1)).await, look(&one, (8, 1)).await, look(&one, (7, 1)).await), (2, 3, 3));
+        let failed = cache.get(&one, (8, 2), async { Err("the disk is gone".into()) }).await;
         assert!(failed.is_err());
-        assert_eq!(look(&one, 9).await, 4, "a failure is not kept");
+        assert_eq!(look(&one, (8, 2)).await, 4, "a failure is not kept");
     }
 }

@@ -15,8 +15,9 @@ pub use source::{RolloutSource, Told};
 
 use super::cache::FleetCache;
 use super::records::{StoredData, StoredRows};
-use super::scan::{self, DeviceRows, Placed};
-use super::view::{ConsoleData, DeviceQuery, DevicesPage, FleetView, RolloutView};
+use super::scan::{self, Bundles, DeviceRows, Placed};
+use super::view::{BundleLabel, ConsoleData, DeviceQuery, DevicesPage, FleetView, RolloutView};
+use super::words;
 use crate::field::Field;
 use crate::fleet::store::now_ms;
 use crate::rollout::Summary;
@@ -37,6 +38,7 @@ pub struct LiveData {
     stored: StoredData,
     field: Arc<Field>,
     rollouts: Arc<dyn RolloutSource>,
+    moves: watch::Receiver<u64>,
     changes: watch::Receiver<u64>,
     cache: FleetCache,
     listening: JoinHandle<()>,
@@ -57,13 +59,14 @@ impl std::fmt::Debug for LiveData {
 impl LiveData {
     /// Begins to listen to all of them. The field is heard of by what it stores, every second.
     pub fn new(stored: StoredData, field: Arc<Field>, rollouts: Arc<dyn RolloutSource>) -> Self {
-        let (mut records, mut moves) = (stored.changes(), rollouts.changes());
+        let moves = rollouts.changes();
+        let (mut records, mut moved) = (stored.changes(), moves.clone());
         let (sender, changes) = watch::channel(*records.borrow_and_update());
         let listening = tokio::spawn(async move {
             loop {
                 let heard = tokio::select! {
                     heard = records.changed() => heard,
-                    heard = moves.changed() => heard,
+                    heard = moved.changed() => heard,
                 };
                 // Whoever no longer tells has ended with the server.
                 if heard.is_err() {
@@ -72,7 +75,7 @@ impl LiveData {
                 sender.send_modify(|number| *number += 1);
             }
         });
-        Self { stored, field, rollouts, changes, cache: FleetCache::default(), listening }
+        Self { stored, field, rollouts, moves, changes, cache: FleetCache::default(), listening }
     }
 
     async fn rows<'a>(
@@ -83,6 +86,12 @@ impl LiveData {
         let component = rollout.map_or("", |(_, summary)| summary.component.as_str());
         Ok(LiveRows { stored: self.stored.rows(project, component).await?, project, rollout, data: self })
     }
+}
+
+/// What a rollout brings.
+fn label(summary: &Summary, bundles: &Bundles) -> BundleLabel {
+    let known = bundles.label(summary.digest.0.hex());
+    if known.name.is_empty() { BundleLabel { name: summary.bundle.to_string(), ..known } } else { known }
 }
 
 /// A project's devices as they are.
@@ -114,6 +123,8 @@ impl DeviceRows for LiveRows<'_> {
             Some((rollout, _)) => self.data.rollouts.devices(self.project, rollout, &ids).await?,
             None => Vec::new(),
         };
+        let bundle = self.rollout.map(|(_, summary)| words::bundle(&label(summary, self.stored.bundles())));
+        let bundle = bundle.unwrap_or_default();
         let mut steps = steps.into_iter();
         let placed = rows.into_iter().zip(ids).map(|((mut row, component), device)| {
             let device = Principal { project: self.project.clone(), device };
@@ -125,7 +136,7 @@ impl DeviceRows for LiveRows<'_> {
             }
             let group = match (self.rollout, steps.next().flatten()) {
                 (Some((_, summary)), Some(view)) => {
-                    device::follow(&mut row, &view, summary);
+                    device::follow(&mut row, &view, summary, &bundle);
                     view.wave.saturating_sub(1)
                 }
                 (Some((_, summary)), None) => summary.waves.len(),
@@ -148,7 +159,7 @@ impl ConsoleData for LiveData {
             return Ok(None);
         }
         // Before anything is read, so that nothing older is kept for a later change.
-        let version = *self.changes.borrow();
+        let version = (self.stored.change().await?, *self.moves.borrow());
         let scan = async {
             let rollout = self.rollouts.latest(project).await?;
             let rows = self.rows(project, rollout.as_ref()).await?;
@@ -160,11 +171,7 @@ impl ConsoleData for LiveData {
     async fn rollout(&self, project: &ProjectId) -> Result<Option<RolloutView>, AnyError> {
         let Some((id, summary)) = self.rollouts.latest(project).await? else { return Ok(None) };
         let told = self.rollouts.timeline(project, &id, TIMELINE_MAX).await?;
-        let bundles = self.stored.bundles(project).await?;
-        let mut bundle = bundles.label(summary.digest.0.hex());
-        if bundle.name.is_empty() {
-            bundle.name = summary.bundle.to_string();
-        }
+        let bundle = label(&summary, &self.stored.bundles(project).await?);
         Ok(Some(rollout::view(&id, &summary, &told, bundle, now_ms())?))
     }
 

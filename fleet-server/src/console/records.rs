@@ -14,6 +14,7 @@ use sedge_protocol::id::ProjectId;
 use sedge_protocol::message::ComponentReport;
 use sedge_protocol::time::UnixSeconds;
 use sqlx::{ConnectOptions as _, SqliteConnection};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -49,9 +50,31 @@ type Row = (String, Option<bool>, Option<i64>, i64, Option<String>, Option<Strin
 #[derive(Debug)]
 pub struct StoredData {
     store: Store,
-    changes: watch::Receiver<u64>,
+    watched: Arc<Watched>,
     cache: FleetCache,
     looking: JoinHandle<()>,
+}
+
+/// What tells that the database has changed.
+#[derive(Debug)]
+struct Watched {
+    /// SQLite gives each connection a number that grows when another one has committed; so this one writes nothing.
+    connection: tokio::sync::Mutex<(SqliteConnection, i64)>,
+    changes: watch::Sender<u64>,
+}
+
+impl Watched {
+    /// Looks for changes, tells of them, and gives their number.
+    async fn look(&self) -> Result<u64, StoreError> {
+        let mut held = self.connection.lock().await;
+        let (connection, seen) = &mut *held;
+        let version = data_version(connection).await?;
+        if version != *seen {
+            *seen = version;
+            self.changes.send_modify(|number| *number += 1);
+        }
+        Ok(*self.changes.borrow())
+    }
 }
 
 impl Drop for StoredData {
@@ -67,26 +90,29 @@ impl StoredData {
     /// When there is no further connection to it.
     pub async fn open(store: Store) -> Result<Self, StoreError> {
         const WHAT: &str = "watch for changes";
-        // SQLite gives each connection a number that grows when another one has committed; so this one writes nothing.
         let mut connection = store.pool().connect_options().connect().await.map_err(query(WHAT))?;
-        let mut seen = data_version(&mut connection).await?;
+        let seen = data_version(&mut connection).await?;
         // A number of an earlier start must not look like one of this.
         let first = u64::try_from(crate::clock::now().0).unwrap_or(0) * 1_000_000;
-        let (sender, changes) = watch::channel(first);
-        let looking = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(LOOK_STEP).await;
-                match data_version(&mut connection).await {
-                    Ok(version) if version == seen => {}
-                    Ok(version) => {
-                        seen = version;
-                        sender.send_modify(|number| *number += 1);
+        let connection = tokio::sync::Mutex::new((connection, seen));
+        let watched = Arc::new(Watched { connection, changes: watch::channel(first).0 });
+        let looking = tokio::spawn({
+            let watched = watched.clone();
+            async move {
+                loop {
+                    tokio::time::sleep(LOOK_STEP).await;
+                    if let Err(e) = watched.look().await {
+                        tracing::error!(error = &e as &dyn std::error::Error, "pages are not told of changes");
                     }
-                    Err(e) => tracing::error!(error = &e as &dyn std::error::Error, "pages are not told of changes"),
                 }
             }
         });
-        Ok(Self { store, changes, cache: FleetCache::default(), looking })
+        Ok(Self { store, watched, cache: FleetCache::default(), looking })
+    }
+
+    /// The number of the last change, looked for now.
+    pub(super) async fn change(&self) -> Result<u64, StoreError> {
+        self.watched.look().await
     }
 
     /// A project's bundles.
@@ -220,7 +246,7 @@ impl ConsoleData for StoredData {
             return Ok(None);
         }
         // Before anything is read, so that nothing older is kept for a later change.
-        let version = *self.changes.borrow();
+        let version = (self.change().await?, 0);
         let scan = async {
             let rows = self.rows(project, "").await?;
             scan::fleet(&rows, &[String::new()], rows.bundles()).await
@@ -237,7 +263,7 @@ impl ConsoleData for StoredData {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.clone()
+        self.watched.changes.subscribe()
     }
 }
 

@@ -92,7 +92,7 @@ impl RolloutPart {
         let mut histogram: Vec<(DeviceState, u64)> =
             rollout.histogram.iter().copied().filter(|(_, n)| *n > 0).collect();
         histogram.sort_by_key(|(state, _)| *state);
-        let parts: Vec<_> = histogram.iter().map(|(state, n)| (state.tone().class().to_owned(), *n)).collect();
+        let parts: Vec<_> = histogram.iter().map(|(state, n)| (bar_class(*state).to_owned(), *n)).collect();
         let said: Vec<_> = histogram.iter().map(|(state, n)| format!("{} {}", count(*n), state.word())).collect();
         let count_of = |(state, n): &(DeviceState, u64)| Count {
             tone: state.tone().class(),
@@ -117,6 +117,16 @@ impl RolloutPart {
             waiting: waiting(&rollout.waiting, now),
             timeline: rollout.timeline.iter().take(TIMELINE_MAX).map(|moment| Happened::new(moment, now)).collect(),
         }
+    }
+}
+
+/// How a state is drawn in a bar of devices.
+fn bar_class(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::NotStarted => "track",
+        // Who went back is what a rollout that failed is about.
+        DeviceState::Back => "waiting",
+        state => state.tone().class(),
     }
 }
 
@@ -157,13 +167,7 @@ impl Wave {
     fn new(wave: &WaveView) -> Self {
         let mut states: Vec<_> = wave.states.iter().copied().filter(|(_, n)| *n > 0).collect();
         states.sort_by_key(|(state, _)| *state);
-        let class = |state: DeviceState| match state {
-            DeviceState::NotStarted => "track",
-            // Who went back is what a wave that failed is about.
-            DeviceState::Back => "waiting",
-            state => state.tone().class(),
-        };
-        let parts: Vec<_> = states.iter().map(|(state, n)| (class(*state).to_owned(), *n)).collect();
+        let parts: Vec<_> = states.iter().map(|(state, n)| (bar_class(*state).to_owned(), *n)).collect();
         let said: Vec<_> = states.iter().map(|(state, n)| format!("{} {}", count(*n), state.word())).collect();
         let counts = match said.is_empty() {
             true => devices(wave.devices),

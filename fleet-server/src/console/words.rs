@@ -90,7 +90,7 @@ pub(super) fn latency(us: u64) -> String {
     }
 }
 
-/// What became of a device's samples; the share of right answers where some are known.
+/// What became of a device's samples; of those whose right answer is known, the share that it got right.
 pub(super) fn served(served: &Served) -> String {
     let mut text = format!("{} {}", count(served.samples), if served.samples == 1 { "result" } else { "results" });
     match served.errors {
@@ -99,12 +99,7 @@ pub(super) fn served(served: &Served) -> String {
         n => text.push_str(&format!(", {} errors", count(n))),
     }
     if let Some(share) = share(served.right, served.labelled) {
-        text.push_str(&format!(
-            ", {} of {} labelled right ({})",
-            count(served.right),
-            count(served.labelled),
-            percent(share)
-        ));
+        text.push_str(&format!(", {} of {} right", percent(share), count(served.labelled)));
     }
     text
 }
@@ -207,8 +202,8 @@ mod tests {
         assert_eq!([640, 40_000, 11_840, 12_340_000].map(latency), ["640 µs", "40 ms", "11.8 ms", "12.3 s"]);
         let of = |samples, errors, labelled, right| served(&Served { samples, errors, labelled, right });
         assert_eq!(of(1, 1, 0, 0), "1 result, 1 error");
-        assert_eq!(of(1_204, 2, 62, 41), "1,204 results, 2 errors, 41 of 62 labelled right (66.1 %)");
-        assert!(of(0, 0, 1, u64::MAX).starts_with("0 results, 18,446"), "figures that do not fit together do no harm");
+        assert_eq!(of(1_204, 2, 62, 41), "1,204 results, 2 errors, 66.1 % of 62 right");
+        assert!(of(0, 0, 1, u64::MAX).starts_with("0 results, 1,844"), "figures that do not fit together do no harm");
         let now = UnixSeconds(1_800_000_000);
         let said = [-5, 2, 59, 60, 3600, 172_799, 172_800].map(|s| ago(now.plus(-s), now));
         assert_eq!(said, ["just now", "just now", "59 s ago", "1 min ago", "1 h ago", "47 h ago", "2 days ago"]);

@@ -153,10 +153,11 @@ fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, 
     let (word, name) = if on_failure == "halt" { ("halted", "halted") } else { ("rolling back", "rolling-back") };
     browser.until(&format!("document.querySelector('#rollout .meta').textContent.includes('{word}')"));
     let shoot = |browser: &mut Browser, state: &str| {
-        for (width, height) in [(1440, 1000), (390, 844)] {
+        for (width, height) in [(1440, 1260), (390, 1180)] {
             browser.size(width, height, false);
             assert_eq!(browser.value("document.documentElement.scrollWidth"), json!(width), "it scrolls sideways");
             browser.picture(&pictures().join(format!("rollout-{state}-{width}.png")));
+            browser.view(&pictures().join(format!("rollout-{state}-{width}-top.png")));
         }
         browser.size(1440, 1000, false);
     };
@@ -170,7 +171,7 @@ fn watch(browser: &mut Browser, base: &str, live: &LiveShown, on_failure: &str, 
         browser.until("document.querySelector('h1').textContent.startsWith('All 24 devices run digits 1.0.0')");
         assert_eq!(colour(browser), old, "a bundle keeps its colour");
         assert!(browser.text("#rollout .sentence").starts_with("Rolled back in wave 2 of 3 by the accuracy gate"));
-        assert!(browser.text("#results tbody").contains("went back, digits"));
+        assert!(browser.text("#results tbody").contains("went back from digits 1.1.0"));
         shoot(browser, "rolled-back");
     }
     assert_eq!(complaints(browser, base), Vec::<String>::new());

@@ -26,18 +26,19 @@ pub(super) fn measure(row: &mut DeviceRow, measured: &ComponentView, bundles: &B
 }
 
 /// Puts a device's step in a rollout in the place of where it would stand without one. What it says of its own progress
-/// is kept, since it is more exact. After the end of the rollout only what went wrong is left of it.
-pub(super) fn follow(row: &mut DeviceRow, view: &DeviceView, summary: &Summary) {
+/// is kept, since it is more exact. After the end of the rollout only what went wrong is left of it. `bundle` is the
+/// rollout's.
+pub(super) fn follow(row: &mut DeviceRow, view: &DeviceView, summary: &Summary, bundle: &str) {
     let failure = view.code.as_ref().map(gate::failure);
     let wait = view.waiting.as_ref().map(|why| waits::device(why, summary)).filter(|text| !text.is_empty());
     if has_ended(summary) {
-        if row.reason.is_empty() && matches!(view.step, Step::Back | Step::Failed | Step::Rejected | Step::TimedOut) {
-            let label = if view.step == Step::Back { "went back" } else { "did not keep it" };
-            row.reason = [Some(format!("{label}, {}", summary.bundle)), failure]
-                .into_iter()
-                .flatten()
-                .collect::<Vec<_>>()
-                .join(": ");
+        let told = match view.step {
+            Step::Back => format!("went back from {bundle}"),
+            Step::Failed | Step::Rejected | Step::TimedOut => format!("did not take {bundle}"),
+            _ => return,
+        };
+        if row.reason.is_empty() {
+            row.reason = [Some(told), failure].into_iter().flatten().collect::<Vec<_>>().join(": ");
         }
         return;
     }

@@ -316,7 +316,12 @@ fn a_device_shows_its_step_and_why() {
         let (id, reason) = ("cam-1".to_owned(), own.1.to_owned());
         let (online, state) = (Online::Online, own.0);
         let mut row = DeviceRow { id, online, runs: None, served: None, wanted: None, state, reason, heard_at: None };
-        device::follow(&mut row, &DeviceView { device: cam(1), wave: 1, step, waiting, code }, &summary(rollout));
+        device::follow(
+            &mut row,
+            &DeviceView { device: cam(1), wave: 1, step, waiting, code },
+            &summary(rollout),
+            "digits 2.0.0",
+        );
         format!("{}: {}", row.state.word(), row.reason)
     };
     use DeviceState as D;
@@ -338,5 +343,8 @@ fn a_device_shows_its_step_and_why() {
     // After the end only what went wrong is left of it.
     assert_eq!(stands("completed", settled, Step::Succeeded, None, None), "settled: ");
     assert_eq!(stands("rolled-back", settled, Step::NotStarted, None, None), "settled: ");
-    assert_eq!(stands("rolled-back", settled, Step::Back, code, None), "settled: went back, digits: E_LATENCY");
+    assert_eq!(
+        stands("rolled-back", settled, Step::Back, code, None),
+        "settled: went back from digits 2.0.0: E_LATENCY"
+    );
 }

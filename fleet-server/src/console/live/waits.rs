@@ -64,10 +64,6 @@ fn wave(why: &WaveWaits, summary: &Summary) -> Option<(String, Option<u64>)> {
 
 /// What a device waits for.
 pub(super) fn device(why: &DeviceWaits, summary: &Summary) -> String {
-    let connected = |presence: &Presence, then: &str| match presence {
-        Presence::Offline => format!("{then} when it connects"),
-        Presence::Online | Presence::Unknown => String::new(),
-    };
     match why {
         DeviceWaits::Wave { wave } => format!("waits for {}", wave_name(summary, *wave)),
         DeviceWaits::InFlight { max } => {
@@ -76,11 +72,14 @@ pub(super) fn device(why: &DeviceWaits, summary: &Summary) -> String {
         DeviceWaits::Rollout => format!("waits: the rollout is {}", summary.state.replace('-', " ")),
         DeviceWaits::Server { tries: 0, .. } => "waits for the server to tell it".into(),
         DeviceWaits::Server { tries, .. } => format!("the server could not tell it, {tries} times, and tries again"),
-        DeviceWaits::Device { presence, .. } => connected(presence, "goes on"),
+        DeviceWaits::Device { presence: Presence::Offline, .. } => "goes on when it connects".into(),
+        // Its report says more.
+        DeviceWaits::Device { .. } => String::new(),
         DeviceWaits::Verdict { wave } => format!("waits for the verdict on {}", wave_name(summary, *wave)),
         DeviceWaits::Return { goes_back: true } => "goes back when it connects".into(),
         DeviceWaits::Return { goes_back: false } => "not heard of; goes on when it connects".into(),
-        DeviceWaits::Back { presence, .. } => connected(presence, "goes back"),
+        DeviceWaits::Back { presence: Presence::Offline, .. } => "goes back when it connects".into(),
+        DeviceWaits::Back { .. } => "was told to go back and has not said that it did".into(),
         DeviceWaits::Resume => "no verdict reached it in time; asked again when somebody resumes the rollout".into(),
         DeviceWaits::Help => "could not go back and needs help".into(),
     }

@@ -162,3 +162,15 @@ async fn whoever_listens_is_told_of_every_commit() {
     tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.expect("told").expect("still watched");
     assert!(!changes.has_changed().expect("still watched"));
 }
+
+#[tokio::test]
+async fn a_bundle_keeps_its_colour_when_another_goes() {
+    let fixture = fixture(1).await;
+    let data = StoredData::open(fixture.store.clone()).await.expect("opens");
+    fixture.bundle(OLD, "1.0.0", 10).await;
+    fixture.bundle(NEW, "2.0.0", 20).await;
+    fixture.says("cam-00000", 1, 1, &report("reported", NEW)).await;
+    let fleet = data.fleet(&fixture.project).await.expect("reads").expect("there");
+    let runs: Vec<_> = fleet.runs.iter().map(|run| (run.devices, run.colour)).collect();
+    assert_eq!(runs, [(1, 1)], "the first colour is that of 1.0.0");
+}

@@ -178,7 +178,16 @@ impl Browser {
 
     /// The whole page as PNG.
     pub fn picture(&mut self, path: &Path) {
-        let shot = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true }));
+        self.shoot(path, true);
+    }
+
+    /// What is seen of it without scrolling.
+    pub fn view(&mut self, path: &Path) {
+        self.shoot(path, false);
+    }
+
+    fn shoot(&mut self, path: &Path, whole: bool) {
+        let shot = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": whole }));
         let png = base64::prelude::BASE64_STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
         std::fs::write(path, png).unwrap();
     }

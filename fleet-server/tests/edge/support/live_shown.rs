@@ -77,9 +77,13 @@ impl Played {
         Event::DeviceReported { device, generation, state, held, running: Some(digest(runs)), error: None }
     }
 
+    fn members(&self, wave: std::ops::Range<usize>) -> Vec<DeviceId> {
+        self.rollout.plan().devices[wave].to_vec()
+    }
+
     /// A wave of devices runs the bundle and waits for the verdict.
     fn arrives(&mut self, wave: std::ops::Range<usize>) {
-        for device in self.rollout.plan().devices[wave].clone() {
+        for device in self.members(wave) {
             self.now_ms += 700;
             let held = self.report(device, DeploymentState::Probation, true, NEW.0);
             self.handle(held);
@@ -87,10 +91,10 @@ impl Played {
     }
 
     fn beats(&mut self, wave: std::ops::Range<usize>, samples: u64, right: u64) {
-        for device in self.rollout.plan().devices[wave].clone() {
+        for device in self.members(wave) {
             let (labelled, latency_p95_us) = (samples, Some(11_840));
             let counters = Some(Counters { samples, labelled, right, latency_p95_us, ..Counters::default() });
-            let first_result_ts_ms = Some(self.now_ms - 4_000);
+            let first_result_ts_ms = Some(self.now_ms - 500);
             self.handle(Event::Heartbeat { device, running: digest(NEW.0), counters, first_result_ts_ms });
         }
     }
@@ -150,14 +154,19 @@ impl LiveShown {
         }
         let now = clock::now().0;
         for (i, device) in self.all().iter().enumerate() {
-            let insert = "INSERT INTO device VALUES ('default', ?, 1, '01', 2, ?, NULL)";
-            run(pool, sqlx::query(insert).bind(device.as_str()).bind(now)).await;
             let online = i64::from(i != 17);
-            let heard_ms = (now - if online == 1 { 2 } else { 10_800 }) * 1000;
+            let heard = now - if online == 1 { 2 } else { 10_800 };
+            let heard_ms = heard * 1000;
+            let insert = "INSERT INTO device VALUES ('default', ?, 1, '01', 2, ?, NULL)";
+            run(pool, sqlx::query(insert).bind(device.as_str()).bind(heard)).await;
             let insert = "INSERT INTO status VALUES ('default', ?, '{}', ?, 0, ?)";
             run(pool, sqlx::query(insert).bind(device.as_str()).bind(online).bind(heard_ms)).await;
-            let version = if i < 9 { NEW.0 } else { OLD.0 };
-            self.stands(pool, device, version, 1, (480, 470)).await;
+            let (version, right) = match i {
+                0..3 => (NEW.0, 468),
+                3..9 => (NEW.0, 343),
+                _ => (OLD.0, 470),
+            };
+            self.stands(pool, device, version, 1, (480, right)).await;
         }
     }
 
@@ -208,7 +217,7 @@ impl LiveShown {
             samples,
             errors: seq % 3,
             labelled,
-            right: if version == NEW.0 { labelled * 71 / 100 } else { right },
+            right,
             latency_p50_us: None,
             latency_p95_us: Some(11_840),
             latency_p99_us: None,
