@@ -165,7 +165,7 @@ impl World {
                 {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 60},
                 {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 60},
             ],
-            "criteria": [{"metric": "accuracy", "limit_permille": 800, "samples_min": 20}],
+            "criteria": [{"metric": "accuracy", "limit_permille": 800, "samples_min": 60}],
         });
         for (key, value) in more.as_object().expect("an object") {
             spec[key] = value.clone();
