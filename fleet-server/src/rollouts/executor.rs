@@ -260,7 +260,8 @@ impl Executor {
                 head: live.head.clone(),
                 plan_digest: plan.digest()?,
                 spec: plan.spec.clone(),
-                outcome: Outcome::of(live.rollout.state()),
+                // What is not stored yet may be decided again after a crash.
+                outcome: Outcome::of(live.rollout.state()).filter(|_| !live.head.active),
                 summary: live.rollout.summary(now_ms),
             })
         };

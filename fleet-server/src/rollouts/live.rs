@@ -20,7 +20,7 @@ pub(super) struct Live {
     pub(super) rollout: Rollout,
     /// The latest report of each device, and when its latest heartbeat arrived.
     heard: HashMap<DeviceId, (ReportKey, ComponentReport)>,
-    beats: HashMap<DeviceId, u64>,
+    beats: HashMap<DeviceId, (u64, Event)>,
     /// Generations that changed other components only: what is said of them is said of the rollout's too.
     carried: HashMap<DeviceId, Generation>,
     /// What was ignored and noted: a device that repeats itself does not fill the timeline.
@@ -58,13 +58,21 @@ impl Live {
 
     /// Takes an event. Why it was refused, when it was a command that does not fit.
     pub(super) fn handle(&mut self, event: Event, now_ms: u64) -> Option<RefusedWhy> {
-        let answered = match &event {
-            Event::Assigned { device, .. } | Event::RollBackAssigned { device, .. } => Some(device.clone()),
-            _ => None,
+        let (answered, assigned) = match &event {
+            Event::Assigned { device, .. } => (Some(device.clone()), true),
+            Event::RollBackAssigned { device, .. } => (Some(device.clone()), false),
+            _ => (None, false),
         };
         let effects = self.rollout.handle(event, now_ms);
         let refused = self.take(effects);
         // The device may have been faster than the server's own answer.
+        if let Some(device) = answered.as_ref().filter(|_| assigned)
+            && let Some((_, beat @ Event::Heartbeat { running, .. })) = self.beats.get(device)
+            && *running == self.head.digest
+        {
+            let effects = self.rollout.handle(beat.clone(), now_ms);
+            self.take(effects);
+        }
         if let Some(device) = answered
             && let Some((key, report)) = self.heard.get(&device).cloned()
         {
@@ -169,13 +177,12 @@ impl Live {
     /// A heartbeat that was heard at `at_ms`. `again`: it may be one that was told before.
     pub(super) fn beat(&mut self, view: &DeviceView, running: BundleDigest, at_ms: u64, again: bool, now_ms: u64) {
         let device = &view.device.device;
-        let known = self.beats.get(device).copied();
+        let known = self.beats.get(device).map(|(at_ms, _)| *at_ms);
         if known.is_some_and(|known| if again { at_ms <= known } else { at_ms < known })
             || self.rollout.device(device).is_none()
         {
             return;
         }
-        self.beats.insert(device.clone(), at_ms);
         let digest = self.rollout.plan().spec.digest;
         let bundle = view.components.get(&self.head.component).and_then(|c| c.bundles.get(&digest));
         let event = Event::Heartbeat {
@@ -184,6 +191,7 @@ impl Live {
             counters: bundle.map(counters),
             first_result_ts_ms: bundle.and_then(|bundle| bundle.first_result_ts_ms),
         };
+        self.beats.insert(device.clone(), (at_ms, event.clone()));
         let effects = self.rollout.handle(event, now_ms);
         self.take(effects);
     }

@@ -40,8 +40,8 @@ async fn killed_all_along(world: &mut World, id: &RolloutId) -> (Summary, BTreeS
 async fn a_rollout_completes_though_the_server_is_killed_all_the_way() {
     let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
     let more = json!({"waves": [
-        {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 3600},
-        {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 3600},
+        {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 86400},
+        {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 86400},
     ]});
     let id = world.begin(&world.better, more).await;
     let (summary, killed_in) = killed_all_along(&mut world, &id).await;
@@ -57,7 +57,7 @@ async fn a_rollout_completes_though_the_server_is_killed_all_the_way() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bad_version_goes_back_though_the_server_is_killed_all_the_way() {
     let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
-    let more = json!({"waves": [{"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 3600}]});
+    let more = json!({"waves": [{"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 86400}]});
     let id = world.begin(&world.bad, more).await;
     let (summary, killed_in) = killed_all_along(&mut world, &id).await;
     assert_eq!((summary.state.as_str(), summary.devices_touched), ("rolled-back", 2), "{summary:#?}");

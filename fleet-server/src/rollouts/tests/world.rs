@@ -165,7 +165,7 @@ impl World {
                 {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 60},
                 {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 60},
             ],
-            "criteria": [{"metric": "accuracy", "limit_permille": 800, "samples_min": 20}],
+            "criteria": [{"metric": "accuracy", "limit_permille": 800, "samples_min": 60}],
         });
         for (key, value) in more.as_object().expect("an object") {
             spec[key] = value.clone();
@@ -181,15 +181,16 @@ impl World {
         self.executor.command(&acme(), id, event).await
     }
 
-    /// Waits until a rollout looks so.
+    /// Waits until a rollout looks so, and that is stored.
     pub(super) async fn until(&self, id: &RolloutId, wanted: impl Fn(&Summary) -> bool) -> Summary {
         let mut changes = self.executor.changes();
         let waiting = async {
             loop {
                 changes.mark_unchanged();
-                let summary = self.executor.summary(&acme(), id).await.expect("there");
-                if wanted(&summary) {
-                    return summary;
+                let shown = self.executor.show(&acme(), id).await.expect("there");
+                // Stored, and not only decided.
+                if wanted(&shown.summary) && shown.head.state == shown.summary.state {
+                    return shown.summary;
                 }
                 changes.changed().await.expect("an executor");
             }
