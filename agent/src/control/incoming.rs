@@ -21,7 +21,7 @@ impl<T: Transport> Control<T> {
     pub(super) fn incoming(&mut self, topic: &Topic, payload: &[u8]) {
         match topic {
             Topic::Device(device, topic) if *device == self.device => match topic {
-                DeviceTopic::Desired => self.read(payload, Self::desired),
+                DeviceTopic::Desired => self.read(payload, Self::server_desires),
                 DeviceTopic::Command => self.read(payload, Self::server_command),
                 DeviceTopic::Reply => self.read(payload, Self::reply),
                 DeviceTopic::Ack => self.read(payload, Self::ack),
@@ -47,6 +47,13 @@ impl<T: Transport> Control<T> {
             Ok(message) => take(self, message),
             Err(e) => warn!(error = update::chain(&e), "a message is malformed and ignored"),
         }
+    }
+
+    fn server_desires(&mut self, desired: Desired) {
+        // A server that has lost its session publishes what it desires anew. What it did not hear meanwhile, since it
+        // subscribes after it connects, would wait for minutes.
+        self.outbox.send_all_again();
+        self.desired(desired);
     }
 
     pub(super) fn desired(&mut self, desired: Desired) {
