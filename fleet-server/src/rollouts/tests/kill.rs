@@ -1,5 +1,6 @@
 //! A server that is killed, wherever a rollout is.
 
+use super::way::gated;
 use super::world::{DEVICES, Manner, World};
 use crate::fleet::testing::acme;
 use crate::rollout::{Event, Summary};
@@ -7,6 +8,9 @@ use sedge_protocol::id::RolloutId;
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// How long nothing may change before the server is killed as it is; a busy machine needs some of it.
+const STILL: Duration = Duration::from_secs(1);
 
 /// Kills the server again and again: after a change is stored and before its effects are performed every second time, and
 /// while they are, sooner or later, every other. Which states it was killed in.
@@ -20,7 +24,7 @@ async fn killed_all_along(world: &mut World, id: &RolloutId) -> (Summary, BTreeS
             left = 0;
         }
         // When nothing is left to happen, the server is killed as it is.
-        while tokio::time::timeout(Duration::from_millis(300), changes.changed()).await.is_ok() && left > 0 {
+        while tokio::time::timeout(STILL, changes.changed()).await.is_ok() && left > 0 {
             left -= 1;
         }
         let summary = world.executor.summary(&acme(), id).await.expect("there");
@@ -78,4 +82,34 @@ async fn a_paused_rollout_is_paused_when_the_server_is_back() {
     assert_eq!(summary.state, "paused");
     world.command(&id, Event::Resume { actor: "ada".to_owned() }).await.expect("paused");
     world.until_state(&id, "completed").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_somebody_waits_on_and_an_abort_is_carried_on_when_the_server_is_back() {
+    let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
+    let id = world.begin(&world.better, gated()).await;
+    let waits = |summary: &Summary| summary.waves[1].state == "awaiting-gate";
+    world.until(&id, waits).await;
+    world.restart().await;
+    let summary = world.executor.summary(&acme(), &id).await.expect("there");
+    assert!(waits(&summary) && summary.devices_touched == 2, "{summary:#?}");
+    // Stored, and nothing of it done.
+    world.executor.idle();
+    world.command(&id, Event::Abort { actor: "ada".to_owned(), roll_back: true }).await.expect("running");
+    world.restart().await;
+    // What a device said before it went back is heard again after a restart, and then looked into.
+    let back = |summary: &Summary| summary.state == "rolled-back" && summary.devices_back == 2;
+    assert_eq!(world.until(&id, back).await.devices_touched, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_halted_rollout_stays_halted_when_the_server_is_back() {
+    let Some(mut world) = World::start(|_| Manner::Obeys).await else { return };
+    let waves = json!([{"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 86400}]);
+    let id = world.begin(&world.bad, json!({"on_failure": "halt", "waves": waves})).await;
+    world.until_state(&id, "halted").await;
+    world.restart().await;
+    world.clock.advance(Duration::from_secs(3600));
+    let summary = world.executor.summary(&acme(), &id).await.expect("there");
+    assert_eq!((summary.state.as_str(), summary.devices_touched), ("halted", 2), "{summary:#?}");
 }

@@ -17,7 +17,7 @@ fn at(summary: &Summary, step: Step) -> u32 {
 }
 
 /// A second wave that somebody must let begin.
-fn gated() -> serde_json::Value {
+pub(super) fn gated() -> serde_json::Value {
     json!({"waves": [
         {"name": "canary", "size": 2, "soak_s": 1, "deadline_s": 60},
         {"name": "early", "size": 4, "soak_s": 1, "deadline_s": 60, "gate": "manual"},
