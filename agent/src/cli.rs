@@ -4,13 +4,13 @@ mod enrol;
 mod state;
 
 use crate::config::{Config, ConfigError};
+use crate::error::chain_once;
 use crate::worker::WorkerProgram;
 use crate::{logging, program};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use sedge_protocol::id::{ComponentName, DeviceId};
 use sedge_protocol::message::LogLevel;
 use serde::Serialize;
-use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -147,7 +147,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, worker: &WorkerProgra
     match carry_out(arguments, worker) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            let message = chain(&e);
+            let message = chain_once(&e);
             match format {
                 Format::Json => {
                     say(&serde_json::json!({"result": "error", "code": "failed", "message": message}).to_string());
@@ -159,20 +159,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>, worker: &WorkerProgra
             ExitCode::FAILURE
         }
     }
-}
-
-/// The chain of causes in one line; a cause that its parent's text already tells is not repeated.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let told = cause.to_string();
-        if !text.contains(&told) {
-            text = format!("{text}: {told}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 fn carry_out(arguments: Arguments, worker: &WorkerProgram) -> Result<(), CommandError> {

@@ -126,7 +126,7 @@ pub fn verify_bundle(path: &Path, digest: BundleDigest, length_bytes: u64) -> Re
     if found != length_bytes {
         return Err(format!("E_DIGEST_MISMATCH: {found} bytes, and signed are {length_bytes}"));
     }
-    VerifiedBundle::open(path, &Trust::Digest(digest)).map(drop).map_err(|e| crate::update::chain(&e))
+    VerifiedBundle::open(path, &Trust::Digest(digest)).map(drop).map_err(|e| crate::error::chain(&e))
 }
 
 /// A new start of the agent.

@@ -15,6 +15,7 @@ pub mod disk;
 pub mod download;
 pub mod endpoint;
 pub mod enrol;
+mod error;
 pub mod fetch;
 pub mod http;
 pub mod identity;

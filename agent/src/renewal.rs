@@ -27,7 +27,7 @@ pub async fn keep(store: &IdentityStore, clock: &Clock, mut renewed: impl FnMut(
                 pause = PAUSE_FIRST;
             }
             Err(e) => {
-                warn!(error = crate::update::chain(&e), "the certificate could not be renewed; it is tried again");
+                warn!(error = crate::error::chain(&e), "the certificate could not be renewed; it is tried again");
                 sleep(pause).await;
                 pause = (pause * 2).min(LOOK);
             }

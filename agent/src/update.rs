@@ -15,6 +15,7 @@ pub use store::UpdateStoreError;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::error::chain;
 use crate::identity::Identity;
 use crate::journal::TwoCopies;
 use sedge_protocol::deployment::Order;
@@ -43,10 +44,6 @@ impl Refusal {
     fn new(code: ErrorCode, e: &dyn std::error::Error) -> Self {
         Self { code, detail: chain(e) }
     }
-}
-
-pub(crate) fn chain(e: &dyn std::error::Error) -> String {
-    e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {}", chain(source)))
 }
 
 /// What comes next.

@@ -126,7 +126,7 @@ impl<T: Transport> Control<T> {
                 match self.perform(name, effect) {
                     Ok(more) => events.extend(more),
                     Err(e) => {
-                        error!(component = %name, error = crate::update::chain(&e), "nothing is done that is not written down");
+                        error!(component = %name, error = crate::error::chain(&e), "nothing is done that is not written down");
                         self.park(name);
                         return Err(None);
                     }
@@ -171,7 +171,7 @@ impl<T: Transport> Control<T> {
                 self.order_again(name);
             }
             Err(e) => {
-                warn!(component = %name, error = crate::update::chain(&e), "the journal cannot be read");
+                warn!(component = %name, error = crate::error::chain(&e), "the journal cannot be read");
                 component.parked_until_ms = Some(until);
             }
         }

@@ -45,7 +45,7 @@ impl<T: Transport> Control<T> {
         }
         match M::from_cbor(payload) {
             Ok(message) => take(self, message),
-            Err(e) => warn!(error = update::chain(&e), "a message is malformed and ignored"),
+            Err(e) => warn!(error = crate::error::chain(&e), "a message is malformed and ignored"),
         }
     }
 
@@ -131,7 +131,7 @@ impl<T: Transport> Control<T> {
                     continue;
                 }
                 if let Err(e) = self.add(name.clone()) {
-                    warn!(component = %name, error = update::chain(&e), "its journal cannot be opened");
+                    warn!(component = %name, error = crate::error::chain(&e), "its journal cannot be opened");
                     all = false;
                     continue;
                 }

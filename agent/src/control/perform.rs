@@ -33,7 +33,7 @@ impl<T: Transport> Control<T> {
             Effect::DeleteSlot { slot } => {
                 self.cancel_download(name);
                 if let Err(e) = self.slots.delete(name, slot) {
-                    warn!(component = %name, error = crate::update::chain(&e), "a slot could not be emptied");
+                    warn!(component = %name, error = crate::error::chain(&e), "a slot could not be emptied");
                 }
             }
             Effect::HoldSamples { bytes_max } => {
@@ -79,7 +79,7 @@ impl<T: Transport> Control<T> {
                     Ok(true) => Answer::SpaceReserved,
                     Ok(false) => Answer::NoSpace,
                     Err(e) => {
-                        warn!(component = %name, error = crate::update::chain(&e), "space cannot be reserved");
+                        warn!(component = %name, error = crate::error::chain(&e), "space cannot be reserved");
                         Answer::NoSpace
                     }
                 });

@@ -2,9 +2,10 @@
 
 use super::Control;
 use super::incoming::NO_MACHINE;
+use crate::error::chain;
 use crate::outbox::{Class, Tag};
 use crate::transport::Transport;
-use crate::update::{Refusal, chain};
+use crate::update::Refusal;
 use sedge_protocol::Sha256Digest;
 use sedge_protocol::deployment::{Code, Inactive, Phase, Report, Waiting};
 use sedge_protocol::id::{ComponentName, Generation, StreamName};

@@ -191,11 +191,5 @@ async fn keep<F: Future<Output = ()>>(
 
 /// The error with its causes.
 fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    sedge_protocol::text::one_line(&text)
+    sedge_protocol::text::one_line(&crate::error::chain(error))
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::FileSystem;
+use crate::error::chain;
 use crate::testing::pki::{Authority, http};
 use sedge_protocol::signature::SecretKey;
 use sedge_protocol::time::UnixSeconds;
@@ -89,10 +90,6 @@ async fn with_authority(
 
 fn ok(answer: &EnrolmentAnswer) -> Vec<u8> {
     http("200 OK", &cbor::encode(answer).expect("CBOR"))
-}
-
-fn chain(e: &dyn std::error::Error) -> String {
-    e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {}", chain(source)))
 }
 
 #[tokio::test]

@@ -389,7 +389,7 @@ async fn connected(options: MqttOptions, pace: Pace, connection: u64, events: Ev
     loop {
         let event = match timeout(pace.poll_max, eventloop.poll()).await {
             Ok(Ok(event)) => event,
-            Ok(Err(e)) => return chain(&e),
+            Ok(Err(e)) => return sedge_protocol::text::one_line(&crate::error::chain(&e)),
             Err(_) => {
                 eventloop.clean();
                 return format!("nothing moved for {} s", pace.poll_max.as_secs());
@@ -438,11 +438,6 @@ async fn connected(options: MqttOptions, pace: Pace, connection: u64, events: Ev
 
 fn has_parked(eventloop: &EventLoop) -> bool {
     eventloop.state.collision.is_some()
-}
-
-fn chain(e: &dyn std::error::Error) -> String {
-    let text = e.source().map_or_else(|| e.to_string(), |source| format!("{e}: {}", chain(source)));
-    sedge_protocol::text::one_line(&text)
 }
 
 async fn up(client: &AsyncClient, ack: &ConnAck, connection: u64, events: &Events) {

@@ -77,7 +77,7 @@ pub(super) fn load(
         }
     }
     for e in set.load(&stored) {
-        warn!(%repository, error = super::chain(&e), "a stored copy of update metadata is not used");
+        warn!(%repository, error = crate::error::chain(&e), "a stored copy of update metadata is not used");
     }
     Ok(set)
 }

@@ -8,6 +8,7 @@ use super::frame::{self, FrameError};
 use super::message::{Load, Loaded, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload};
 use super::preparation::{Preparation, Prepared};
 use super::window::{View, WINDOW_BYTES};
+use crate::error::chain_once;
 use sedge_protocol::message::{Quantity, Region, ScoredLabel};
 use sedge_protocol::text::one_line;
 use sedge_runtime::api::Meta;
@@ -222,14 +223,5 @@ fn say(text: &str) {
 
 /// The error and its causes, in one line. Some errors already quote their cause.
 pub(super) fn describe(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    one_line(&text)
+    one_line(&chain_once(error))
 }
