@@ -291,18 +291,19 @@ impl Fleet {
             let (named, found) = (desire.bundle.clone(), artifact.name);
             return Err(FleetError::OtherBundle { digest, named, found });
         }
-        let change = |assignments: &mut Assignments| {
-            let floor = assignments.get(component).map_or(Generation(0), |before| before.assignment.floor);
+        let (wanted, of) = (desire.clone(), component.clone());
+        let change = move |assignments: &mut Assignments| {
+            let floor = assignments.get(&of).map_or(Generation(0), |before| before.assignment.floor);
             let assignment = Assignment {
                 kind: released.release.kind,
-                bundle: desire.bundle.clone(),
-                settings: desire.settings.clone(),
+                bundle: wanted.bundle.clone(),
+                settings: wanted.settings.clone(),
                 floor,
-                rollout: desire.rollout.clone(),
-                not_after: desire.not_after,
+                rollout: wanted.rollout.clone(),
+                not_after: wanted.not_after,
             };
             let manifest_bytes = released.manifest_bytes;
-            assignments.insert(component.clone(), Assigned { digest, manifest_bytes, assignment });
+            assignments.insert(of.clone(), Assigned { digest, manifest_bytes, assignment });
         };
         let by = (component, desire.rollout.as_ref());
         self.assign(device, by, desire.expected_generation, actor, change).await
@@ -318,7 +319,8 @@ impl Fleet {
         component: &ComponentName,
         actor: &str,
     ) -> Result<Generation, FleetError> {
-        self.assign(device, (component, None), None, actor, |assignments| drop(assignments.remove(component))).await
+        let of = component.clone();
+        self.assign(device, (component, None), None, actor, move |assignments| drop(assignments.remove(&of))).await
     }
 
     /// Lets a component run again what it ran before, or at `to`: the next generation, which names the older bundle.
@@ -333,28 +335,36 @@ impl Fleet {
         actor: &str,
     ) -> Result<Generation, FleetError> {
         let earlier = self.parts.director.earlier(device, component, to).await?;
-        let change = |assignments: &mut Assignments| drop(assignments.insert(component.clone(), earlier.clone()));
+        let of = component.clone();
+        let change = move |assignments: &mut Assignments| drop(assignments.insert(of.clone(), earlier.clone()));
         self.assign(device, (component, None), None, actor, change).await
     }
 
+    /// Changes what a device is to run, and lets it and everybody else know. Whoever asks may go away meanwhile: what is
+    /// stored is also said.
     pub(super) async fn assign(
         &self,
         device: &Principal,
         (component, by): (&ComponentName, Option<&RolloutId>),
         expected: Option<Generation>,
         actor: &str,
-        change: impl Fn(&mut Assignments) + Send + Sync,
+        change: impl Fn(&mut Assignments) + Send + Sync + 'static,
     ) -> Result<Generation, FleetError> {
-        let (project, parts) = (&device.project, &self.parts);
-        let publisher = parts.publisher.trusted(project, now()).await?;
-        let no_project = || PublisherError::NoProject { project: project.clone() };
-        let versions = parts.publisher.versions(project).await?.ok_or_else(no_project)?;
-        let generation = parts.director.assign(device, expected, (&publisher, versions), actor, now(), change).await?;
-        tracing::info!(%device, %generation, actor, "a device is to run something else");
-        let (device, component, by) = (device.clone(), component.clone(), by.cloned());
-        parts.tell_news(News::Desired { device: device.clone(), component, generation, by });
-        self.tell(Control::DesiredChanged(device)).await?;
-        Ok(generation)
+        let (parts, control) = (Arc::clone(&self.parts), self.control.clone());
+        let (device, component, by, actor) = (device.clone(), component.clone(), by.cloned(), actor.to_owned());
+        let assigning = tokio::spawn(async move {
+            let project = &device.project;
+            let publisher = parts.publisher.trusted(project, now()).await?;
+            let no_project = || PublisherError::NoProject { project: project.clone() };
+            let versions = parts.publisher.versions(project).await?.ok_or_else(no_project)?;
+            let trusted = (&publisher, versions);
+            let generation = parts.director.assign(&device, expected, trusted, &actor, now(), change).await?;
+            tracing::info!(%device, %generation, actor, "a device is to run something else");
+            parts.tell_news(News::Desired { device: device.clone(), component, generation, by });
+            control.send(Control::DesiredChanged(device)).await.map_err(|_| FleetError::Stopping)?;
+            Ok(generation)
+        });
+        assigning.await.map_err(|_| FleetError::Stopping)?
     }
 
     /// Everything that is known of a device. One that nobody has heard of has nothing.

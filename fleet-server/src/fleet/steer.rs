@@ -63,9 +63,10 @@ impl Fleet {
                 return Ok(state.generation);
             }
             let before = self.parts.director.before(device, component, state.generation, ours).await?;
-            let change = |assignments: &mut Assignments| match &before {
-                Some(before) => drop(assignments.insert(component.clone(), before.clone())),
-                None => drop(assignments.remove(component)),
+            let of = component.clone();
+            let change = move |assignments: &mut Assignments| match &before {
+                Some(before) => drop(assignments.insert(of.clone(), before.clone())),
+                None => drop(assignments.remove(&of)),
             };
             let by = (component, Some(rollout));
             match self.assign(device, by, Some(state.generation), actor, change).await {

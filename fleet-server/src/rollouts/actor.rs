@@ -110,7 +110,13 @@ impl Actor {
                 },
                 news = self.news.recv() => self.news(news).await,
                 beat = self.beats.recv() => self.beat(beat),
-                Some((key, event)) = self.jobs.ended() => { self.tell(&key, event); true }
+                // Whatever it says: the device's next job may begin now.
+                ended = self.jobs.ended() => {
+                    if let Some((key, event)) = ended {
+                        self.tell(&key, event);
+                    }
+                    true
+                }
                 () = tokio::time::sleep_until(wake) => true,
                 _ = moved.changed() => true,
             };

@@ -44,7 +44,8 @@ impl Shared {
             }
         }
         for (device, latest) in &reported {
-            if live.rollout.device(device).is_some() {
+            // What those say that nothing was assigned to is no answer to the rollout, and no news.
+            if live.rollout.device(device).is_some_and(|(of, _)| of.generation > Generation(0) || of.asked.is_some()) {
                 live.latest(device, latest, now_ms);
             }
         }
