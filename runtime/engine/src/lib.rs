@@ -1,0 +1,18 @@
+//! Quantized networks as fused integer operators.
+//!
+//! A [`Graph`] comes in: tensors of bytes with scales, and operators between them. [`Program::compile`] checks it, picks
+//! kernels for the core it runs on, packs the weights for them, and gives every tensor its place in one arena. A
+//! [`Session`] is such an arena; running allocates nothing.
+//!
+//! The crate knows no file format and no inference engine: what reads a model's file builds the graph.
+
+mod check;
+mod graph;
+mod program;
+pub mod reference;
+mod requantize;
+
+pub use check::{ACCUMULATOR_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
+pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};
+pub use program::{Options, Program, RunError, Session};
+pub use requantize::{dequantize, quantize, table};
