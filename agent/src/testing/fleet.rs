@@ -33,7 +33,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// 2027-01-15.
 pub(crate) const NOW: UnixSeconds = UnixSeconds(1_800_000_000);
 pub(crate) const LATER: UnixSeconds = UnixSeconds(1_900_000_000);

@@ -6,13 +6,22 @@
 //!
 //! The crate knows no file format and no inference engine: what reads a model's file builds the graph.
 
+mod bytes;
 mod check;
+mod conv;
+mod depthwise;
+mod edge;
+mod elementwise;
 mod graph;
+mod isa;
+mod place;
 mod program;
 pub mod reference;
 mod requantize;
+mod step;
 
 pub use check::{ACCUMULATOR_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
 pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};
-pub use program::{Options, Program, RunError, Session};
+pub use isa::{NoIsa, isas};
+pub use program::{CompileError, Options, Program, RunError, Session, Timing};
 pub use requantize::{dequantize, quantize, table};

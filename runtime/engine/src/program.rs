@@ -1,12 +1,38 @@
-//! A graph that is ready to run.
+//! A graph that is ready to run: its steps in order, and the arena that they work in.
 
+use crate::bytes::AlignedBytes;
 use crate::check::{GraphError, check};
+use crate::edge::{self, Edge};
 use crate::graph::{Element, Graph, Port};
-use crate::reference::{self, Data};
+use crate::isa::{Kernels, NoIsa, pick};
+use crate::place::{Place, Plan};
+use crate::step::Step;
+use std::time::{Duration, Instant};
 
 /// How to compile.
 #[derive(Debug, Clone, Default)]
-pub struct Options {}
+pub struct Options {
+    /// The instruction set to use; the best of this core's when not given.
+    pub isa: Option<String>,
+}
+
+impl Options {
+    /// Takes the instruction set from the environment variable `SEDGE_ISA`.
+    pub fn from_environment() -> Self {
+        Self { isa: std::env::var("SEDGE_ISA").ok().filter(|isa| !isa.is_empty()) }
+    }
+}
+
+/// Why a graph does not compile.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CompileError {
+    /// It is no sound graph.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The instruction set cannot be had.
+    #[error(transparent)]
+    Isa(#[from] NoIsa),
+}
 
 /// Why a run is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,7 +50,7 @@ pub enum RunError {
         expected: usize,
     },
     /// Too few or too many tensors.
-    #[error("{found} {what}s are given, and the graph has {expected}")]
+    #[error("the graph has {expected} {what}s, and {found} are given")]
     Count {
         /// Input or output.
         what: &'static str,
@@ -33,65 +59,204 @@ pub enum RunError {
         /// How many there are.
         expected: usize,
     },
+    /// Memory of another program.
+    #[error("the session is another program's")]
+    Session,
 }
 
 /// A graph compiled for this core. Shared by any number of sessions.
 #[derive(Debug)]
 pub struct Program {
-    graph: Graph,
+    kernels: &'static Kernels,
+    inputs: Vec<Edge>,
+    outputs: Vec<Edge>,
+    steps: Vec<Named>,
+    /// What lies in the arena before the first run.
+    constants: Vec<(Place, Vec<u8>)>,
+    arena_bytes: usize,
+    scratch: usize,
+}
+
+#[derive(Debug)]
+struct Named {
+    name: String,
+    kind: &'static str,
+    products: u64,
+    step: Step,
 }
 
 /// The memory of one run after the other.
-#[derive(Debug, Default)]
-pub struct Session {}
+#[derive(Debug)]
+pub struct Session {
+    arena: AlignedBytes,
+    /// Sums of one row of channels.
+    scratch: Vec<i32>,
+}
+
+/// What one operator took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timing {
+    /// Its name in the model's file.
+    pub name: String,
+    /// What it does.
+    pub kind: &'static str,
+    /// Products that it sums up in one run.
+    pub products: u64,
+    /// The shortest of the measured times.
+    pub time: Duration,
+}
 
 impl Program {
     /// Checks a graph and prepares it.
     ///
     /// # Errors
-    /// [`GraphError`] naming the node.
-    pub fn compile(graph: Graph, _options: &Options) -> Result<Self, GraphError> {
-        check(&graph)?;
-        Ok(Self { graph })
+    /// [`CompileError`] naming the node.
+    pub fn compile(graph: &Graph, options: &Options) -> Result<Self, CompileError> {
+        check(graph)?;
+        let kernels = pick(options.isa.as_deref())?;
+        let plan = Plan::new(graph);
+        let mut steps = Vec::with_capacity(graph.nodes.len());
+        for node in &graph.nodes {
+            let (step, products) = Step::new(graph, node, kernels, &plan);
+            steps.push(Named { name: node.name.clone(), kind: node.op.name(), products, step });
+        }
+        let edge = |port: &Port| Edge::new(port, &graph.values[port.value.0], plan.places[port.value.0]);
+        let flipped = |bytes: &Vec<u8>| bytes.iter().map(|byte| byte ^ kernels.flip).collect();
+        let constant =
+            |(place, value): (&Place, &crate::graph::Value)| Some((*place, flipped(value.constant.as_ref()?)));
+        Ok(Self {
+            kernels,
+            inputs: graph.inputs.iter().map(edge).collect(),
+            outputs: graph.outputs.iter().map(edge).collect(),
+            steps,
+            constants: plan.places.iter().zip(&graph.values).filter_map(constant).collect(),
+            arena_bytes: plan.bytes,
+            scratch: plan.places.iter().map(|place| place.dims.c).max().unwrap_or(0),
+        })
+    }
+
+    /// Name of the instruction set it was compiled for.
+    pub fn isa(&self) -> &'static str {
+        self.kernels.name
     }
 
     /// Memory for one run at a time.
     pub fn session(&self) -> Session {
-        Session::default()
+        let mut arena = AlignedBytes::zeroed(self.arena_bytes);
+        for (place, bytes) in &self.constants {
+            edge::fill(arena.as_mut_slice(), place, bytes);
+        }
+        Session { arena, scratch: vec![0; self.scratch] }
     }
 
-    /// Bytes of a port's tensor outside.
-    pub fn port_bytes(&self, port: &Port) -> usize {
-        let elements = self.graph.values[port.value.0].dims.elements().unwrap_or(0);
-        elements * if port.element == Element::F32 { 4 } else { 1 }
+    /// Bytes of each input outside.
+    pub fn input_bytes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.inputs.iter().map(Edge::bytes)
+    }
+
+    /// Bytes of each output outside.
+    pub fn output_bytes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.outputs.iter().map(Edge::bytes)
+    }
+
+    /// Bytes of the packed weights, and of a session's arena.
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        (self.steps.iter().map(|named| named.step.packed_bytes()).sum(), self.arena_bytes)
     }
 
     /// Runs once. Tensors are in native byte order and in the order of their ports.
     ///
     /// # Errors
     /// [`RunError`] for tensors that do not fit; nothing is computed then.
-    pub fn run(&self, _session: &mut Session, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), RunError> {
-        let given: Vec<Data> = self.graph.inputs.iter().zip(inputs).map(|(port, bytes)| data(port, bytes)).collect();
-        for (output, data) in outputs.iter_mut().zip(reference::run(&self.graph, &given)) {
-            match data {
-                Data::U8(bytes) => output.copy_from_slice(&bytes),
-                Data::I8(bytes) => output.iter_mut().zip(bytes).for_each(|(out, byte)| *out = byte as u8),
-                Data::F32(reals) => output
-                    .chunks_exact_mut(4)
-                    .zip(reals)
-                    .for_each(|(out, real)| out.copy_from_slice(&real.to_ne_bytes())),
+    pub fn run(&self, session: &mut Session, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), RunError> {
+        self.fits(session, inputs, outputs)?;
+        self.enter(session, inputs);
+        for named in &self.steps {
+            self.step(session, &named.step);
+        }
+        self.leave(session, outputs);
+        Ok(())
+    }
+
+    /// Runs several times, and tells what each operator took.
+    ///
+    /// # Errors
+    /// As of [`Program::run`].
+    pub fn profile(&self, session: &mut Session, inputs: &[&[u8]], runs: usize) -> Result<Vec<Timing>, RunError> {
+        let mut outputs: Vec<Vec<u8>> = self.output_bytes().map(|bytes| vec![0; bytes]).collect();
+        let mut outputs: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        self.fits(session, inputs, &outputs)?;
+        let timing = |name: &str, kind, products| Timing { name: name.to_owned(), kind, products, time: Duration::MAX };
+        let mut all: Vec<Timing> = Vec::with_capacity(self.steps.len() + 2);
+        all.push(timing("inputs", "Enter", 0));
+        all.extend(self.steps.iter().map(|named| timing(&named.name, named.kind, named.products)));
+        all.push(timing("outputs", "Leave", 0));
+        for _ in 0..runs {
+            let mut at = Instant::now();
+            let mut lap = |timing: &mut Timing| {
+                let now = Instant::now();
+                timing.time = timing.time.min(now - at);
+                at = now;
+            };
+            self.enter(session, inputs);
+            lap(&mut all[0]);
+            for (named, timing) in self.steps.iter().zip(&mut all[1..]) {
+                self.step(session, &named.step);
+                lap(timing);
             }
+            self.leave(session, &mut outputs);
+            if let Some(last) = all.last_mut() {
+                lap(last);
+            }
+        }
+        Ok(all)
+    }
+
+    fn fits(&self, session: &Session, inputs: &[&[u8]], outputs: &[&mut [u8]]) -> Result<(), RunError> {
+        if session.arena.len() != self.arena_bytes || session.scratch.len() != self.scratch {
+            return Err(RunError::Session);
+        }
+        let count = |what, found, expected| {
+            if found == expected { Ok(()) } else { Err(RunError::Count { what, found, expected }) }
+        };
+        count("input", inputs.len(), self.inputs.len())?;
+        count("output", outputs.len(), self.outputs.len())?;
+        let bytes = |what, index, found, expected| {
+            if found == expected { Ok(()) } else { Err(RunError::Bytes { what, index, found, expected }) }
+        };
+        for (index, (edge, given)) in self.inputs.iter().zip(inputs).enumerate() {
+            bytes("input", index, given.len(), edge.bytes())?;
+        }
+        for (index, (edge, given)) in self.outputs.iter().zip(outputs).enumerate() {
+            bytes("output", index, given.len(), edge.bytes())?;
         }
         Ok(())
     }
+
+    fn enter(&self, session: &mut Session, inputs: &[&[u8]]) {
+        for (edge, bytes) in self.inputs.iter().zip(inputs) {
+            edge.enter(session.arena.as_mut_slice(), bytes, self.kernels);
+        }
+    }
+
+    fn step(&self, session: &mut Session, step: &Step) {
+        // SAFETY: the arena is this program's, and has a place for each tensor of each step.
+        unsafe { step.run(session.arena.as_mut_ptr(), &mut session.scratch, self.kernels) };
+    }
+
+    fn leave(&self, session: &mut Session, outputs: &mut [&mut [u8]]) {
+        for (edge, bytes) in self.outputs.iter().zip(outputs) {
+            edge.leave(session.arena.as_mut_slice(), bytes, self.kernels);
+        }
+    }
 }
 
-fn data(port: &Port, bytes: &[u8]) -> Data {
-    match port.element {
-        Element::U8 => Data::U8(bytes.to_vec()),
-        Element::I8 => Data::I8(bytes.iter().map(|byte| *byte as i8).collect()),
-        Element::F32 => {
-            Data::F32(bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
+impl Port {
+    /// Bytes of one element outside.
+    pub(crate) const fn element_bytes(&self) -> usize {
+        match self.element {
+            Element::U8 | Element::I8 => 1,
+            Element::F32 => 4,
         }
     }
 }

@@ -61,7 +61,7 @@ fn evaluate(graph: &Graph, node: &Node, values: &[Vec<u8>]) -> Vec<u8> {
             let mut y = vec![0; x.len()];
             let (from, to) = (first.quantization, out.quantization);
             for (x, y) in x.chunks(out.dims.c).zip(y.chunks_mut(out.dims.c)) {
-                softmax(x, y, from.scale, to);
+                softmax(x, y, from.scale, to, 0);
             }
             y
         }

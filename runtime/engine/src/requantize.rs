@@ -9,8 +9,7 @@ pub(crate) fn requantize(sum: i32, multiplier: f32, zero_point: u8, range: Range
 
 /// Rounds, shifts and limits. What is no number becomes the zero point.
 pub(crate) fn finish(real: f32, zero_point: u8, range: Range) -> u8 {
-    // A cast saturates, and the sum of it and a byte cannot leave an i64.
-    let shifted = real.round_ties_even() as i64 + i64::from(zero_point);
+    let shifted = (real.round_ties_even() as i64).saturating_add(zero_point.into());
     shifted.clamp(range.low.into(), range.high.into()) as u8
 }
 
@@ -63,13 +62,13 @@ pub fn table(from: Quantization, to: Quantization) -> [u8; 256] {
     std::array::from_fn(|byte| if from == to { byte as u8 } else { quantize(dequantize(byte as u8, from), to) })
 }
 
-/// Softmax over one pixel's channels. Exponentials come from the distance to the largest byte; they are summed from the
-/// first channel to the last.
-pub(crate) fn softmax(x: &[u8], y: &mut [u8], scale: f32, to: Quantization) {
-    let largest = x.iter().copied().max().unwrap_or(0);
-    let exponential = |byte: u8| (-scale * f32::from(largest - byte)).exp();
+/// Softmax over one pixel's channels, between bytes that are exclusive-ored with `flip`. Exponentials come from the
+/// distance to the largest byte; they are summed from the first channel to the last.
+pub(crate) fn softmax(x: &[u8], y: &mut [u8], scale: f32, to: Quantization, flip: u8) {
+    let largest = x.iter().map(|byte| byte ^ flip).max().unwrap_or(0);
+    let exponential = |byte: u8| (-scale * f32::from(largest - (byte ^ flip))).exp();
     let sum: f32 = x.iter().map(|byte| exponential(*byte)).sum();
     for (byte, y) in x.iter().zip(y) {
-        *y = quantize(exponential(*byte) / sum, to);
+        *y = quantize(exponential(*byte) / sum, to) ^ flip;
     }
 }

@@ -1,0 +1,143 @@
+//! Depthwise convolutions: rows of lanes around a [`Depthwise`] kernel.
+//!
+//! Where windows move by one column, the windows of neighbouring pixels lie one pixel's channels apart, so that a row of
+//! output is one stretch of lanes: lane `j` reads byte `j` after each tap. A kernel's item then holds several pixels where
+//! channels are few, or some of a pixel's channels where they are many; weights repeat with the period of both. Elsewhere
+//! an item is a pixel's next channels.
+
+use crate::bytes::AlignedBytes;
+use crate::conv::{folded_bias, put};
+use crate::graph::{Conv, Quantization};
+use crate::isa::{Depthwise, Kernels, Lanes, Output};
+use crate::place::Place;
+use crate::requantize::conv_multipliers;
+
+/// More blocks than this to a row would only push others out of the cache.
+const PERIOD_MAX: usize = 32;
+
+/// A depthwise convolution that is ready to run.
+#[derive(Debug)]
+pub(crate) struct Step {
+    input: Place,
+    output: Place,
+    kernel: &'static Depthwise,
+    stride: [usize; 2],
+    before: usize,
+    taps: Vec<usize>,
+    /// Whether a row is one stretch of lanes.
+    flat: bool,
+    blocks: usize,
+    block_bytes: usize,
+    packed: AlignedBytes,
+    limits: Output,
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+/// Whether a convolution is one that each channel makes for itself.
+pub(crate) fn is_depthwise(op: &Conv, channels_in: usize, channels_out: usize) -> bool {
+    op.groups == channels_in && channels_in == channels_out
+}
+
+impl Step {
+    pub(crate) fn new(
+        op: &Conv,
+        kernels: &'static Kernels,
+        (input, from): (Place, Quantization),
+        (output, to): (Place, Quantization),
+    ) -> Self {
+        let (kernel, channels) = (kernels.depthwise, output.dims.c);
+        let [rows, columns] = op.window.kernel;
+        let mut taps: Vec<usize> = (0..rows)
+            .flat_map(|row| (0..columns).map(move |column| [row, column]))
+            .map(|[row, column]| row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * channels)
+            .collect();
+        let count = taps.len();
+        // Weights of zero may meet any byte.
+        taps.resize(count.next_multiple_of(kernel.depth), taps[0]);
+        let period = channels / greatest_common_divisor(channels, kernel.lanes);
+        let flat = op.window.stride[1] == 1 && period <= PERIOD_MAX;
+        let blocks = if flat { period } else { channels.div_ceil(kernel.lanes) };
+        let block_bytes = kernel.lanes * (8 + taps.len() * kernel.weights.bytes());
+        let mut packed = AlignedBytes::zeroed(blocks * block_bytes);
+        let multipliers = conv_multipliers(op, from.scale, to.scale, channels);
+        for (index, block) in packed.as_mut_slice().chunks_exact_mut(block_bytes).enumerate() {
+            for place in 0..kernel.lanes {
+                let lane = index * kernel.lanes + (kernel.lane)(place);
+                if !flat && lane >= channels {
+                    continue;
+                }
+                let channel = lane % channels;
+                let weights = &op.weights[channel * count..][..count];
+                let bias = folded_bias(op, channel, weights, from.zero_point, kernels.flip);
+                block[place * 4..][..4].copy_from_slice(&bias.to_ne_bytes());
+                block[kernel.lanes * 4 + place * 4..][..4].copy_from_slice(&multipliers[channel].to_ne_bytes());
+                let body = &mut block[kernel.lanes * 8..];
+                for (tap, weight) in weights.iter().enumerate() {
+                    let (group, element) = (tap / kernel.depth, tap % kernel.depth);
+                    put(body, (group * kernel.lanes + place) * kernel.depth + element, *weight, kernel.weights);
+                }
+            }
+        }
+        Self {
+            input,
+            output,
+            kernel,
+            stride: op.window.stride,
+            before: op.window.pads.top * input.row + op.window.pads.left * channels,
+            taps,
+            flat,
+            blocks,
+            block_bytes,
+            packed,
+            limits: Output { zero_point: to.zero_point, range: op.range },
+        }
+    }
+
+    pub(crate) fn packed_bytes(&self) -> usize {
+        self.packed.len()
+    }
+
+    /// # Safety
+    /// `arena` holds the places of input and output, with the slack behind them.
+    pub(crate) unsafe fn run(&self, arena: *mut u8) {
+        let dims = self.output.dims;
+        for row in 0..dims.n * dims.h {
+            let (n, y) = (row / dims.h, row % dims.h);
+            let window = arena.wrapping_add(self.input.pixel(n, y * self.stride[0], 0) - self.before);
+            let out = arena.wrapping_add(self.output.pixel(n, y, 0));
+            for block in 0..self.blocks {
+                let first = block * self.kernel.lanes;
+                let all = if self.flat { dims.w * dims.c } else { dims.c };
+                if first >= all {
+                    break;
+                }
+                let (step, out_step, items, lanes, lanes_last) = if self.flat {
+                    let step = self.blocks * self.kernel.lanes;
+                    let items = (all - first).div_ceil(step);
+                    let last = all - first - (items - 1) * step;
+                    (step, step, items, self.kernel.lanes, last.min(self.kernel.lanes))
+                } else {
+                    let lanes = self.kernel.lanes.min(all - first);
+                    (self.stride[1] * dims.c, dims.c, dims.w, lanes, lanes)
+                };
+                let lanes = Lanes {
+                    window: window.wrapping_add(first),
+                    step,
+                    taps: &self.taps,
+                    block: self.packed.as_ptr().wrapping_add(block * self.block_bytes),
+                    out: out.wrapping_add(first),
+                    out_step,
+                    items,
+                    lanes,
+                    lanes_last,
+                    output: self.limits,
+                };
+                // SAFETY: as of this function; the kernels were picked for this core.
+                unsafe { (self.kernel.run)(&lanes) };
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Loops over elements, written once and compiled for each instruction set: the compiler turns them into vectors.
+//!
+//! Bytes are as they lie in memory: exclusive-ored with `flip` they are in the unsigned domain.
+
+use crate::graph::{Quantization, Range};
+use crate::requantize::AddScales;
+
+/// Constants of a sum or a product of two tensors, in the unsigned domain.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Binary {
+    pub(crate) zero_one: u8,
+    pub(crate) zero_two: u8,
+    /// Of a sum: both. Of a product: the first.
+    pub(crate) scales: AddScales,
+    pub(crate) zero_point: u8,
+    pub(crate) range: Range,
+    pub(crate) flip: u8,
+}
+
+/// The second operand of a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Second<'a> {
+    /// As many as the first.
+    Row(&'a [u8]),
+    /// One for all.
+    One(u8),
+}
+
+/// The product of two rows, with their zero points.
+pub(crate) type Dot = fn(&[u8], &[u8], (u8, u8), u8) -> i32;
+
+/// Adds a row, less its zero point, times a factor to sums.
+pub(crate) type AddRow = fn(&[u8], &mut [i32], i32, (u8, u8));
+
+/// Zero point, what bytes are exclusive-ored with, and limits.
+pub(crate) type Shift = ((u8, u8), Range);
+
+/// The loops.
+#[derive(Debug)]
+pub(crate) struct Elementwise {
+    pub(crate) add: fn(&[u8], Second<'_>, &mut [u8], &Binary),
+    pub(crate) mul: fn(&[u8], Second<'_>, &mut [u8], &Binary),
+    pub(crate) table: fn(&[u8], &mut [u8], &[u8; 256]),
+    /// The larger of each pair, into the second.
+    pub(crate) max: fn(&[u8], &mut [u8], u8),
+    /// Adds bytes (unsigned domain) to sums.
+    pub(crate) accumulate: fn(&[u8], &mut [i32], u8),
+    /// Sums with something added, times a multiplier, as bytes.
+    pub(crate) dot: Dot,
+    pub(crate) add_row: AddRow,
+    pub(crate) requantize: fn(&[i32], &mut [u8], i32, f32, Shift),
+    pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
+    pub(crate) dequantize: fn(&[u8], &mut [f32], Quantization, u8),
+}
+
+/// Rounds to the nearest, ties to even, shifts and limits; what is no number becomes the zero point.
+#[inline(always)]
+fn byte(real: f32, zero_point: i32, low: i32, high: i32) -> u8 {
+    // Beyond these limits nothing changes; within them the cast is exact.
+    let real = if real.is_nan() { 0.0 } else { real.clamp(-1024.0, 1024.0).round_ties_even() };
+    // SAFETY: a number between -1024 and 1024.
+    let shifted = unsafe { real.to_int_unchecked::<i32>() } + zero_point;
+    shifted.max(low).min(high) as u8
+}
+
+#[inline(always)]
+fn add_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+    let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
+    let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
+    let (sa, sb) = (of.scales.one, of.scales.two);
+    match two {
+        Second::Row(two) => {
+            for ((a, b), out) in one.iter().zip(two).zip(out) {
+                let (a, b) = (i32::from(a ^ flip) - za, i32::from(b ^ flip) - zb);
+                *out = byte(a as f32 * sa + b as f32 * sb, zero_point, low, high) ^ flip;
+            }
+        }
+        Second::One(b) => {
+            let b = (i32::from(b ^ flip) - zb) as f32 * sb;
+            for (a, out) in one.iter().zip(out) {
+                *out = byte((i32::from(a ^ flip) - za) as f32 * sa + b, zero_point, low, high) ^ flip;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn mul_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+    let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
+    let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
+    let scale = of.scales.one;
+    match two {
+        Second::Row(two) => {
+            for ((a, b), out) in one.iter().zip(two).zip(out) {
+                let product = (i32::from(a ^ flip) - za) * (i32::from(b ^ flip) - zb);
+                *out = byte(product as f32 * scale, zero_point, low, high) ^ flip;
+            }
+        }
+        Second::One(b) => {
+            let b = i32::from(b ^ flip) - zb;
+            for (a, out) in one.iter().zip(out) {
+                let product = (i32::from(a ^ flip) - za) * b;
+                *out = byte(product as f32 * scale, zero_point, low, high) ^ flip;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn table_loop(x: &[u8], out: &mut [u8], table: &[u8; 256]) {
+    for (x, out) in x.iter().zip(out) {
+        *out = table[usize::from(*x)];
+    }
+}
+
+#[inline(always)]
+fn max_loop(x: &[u8], out: &mut [u8], flip: u8) {
+    for (x, out) in x.iter().zip(out) {
+        *out = (*x ^ flip).max(*out ^ flip) ^ flip;
+    }
+}
+
+#[inline(always)]
+fn accumulate_loop(x: &[u8], sums: &mut [i32], flip: u8) {
+    for (x, sum) in x.iter().zip(sums) {
+        *sum += i32::from(*x ^ flip);
+    }
+}
+
+#[inline(always)]
+fn dot_loop(one: &[u8], two: &[u8], (za, zb): (u8, u8), flip: u8) -> i32 {
+    // Differences of bytes fit 16 bits, for which there are instructions that multiply and add pairs.
+    let (za, zb) = (i16::from(za), i16::from(zb));
+    let product = |(a, b): (&u8, &u8)| i32::from(i16::from(a ^ flip) - za) * i32::from(i16::from(b ^ flip) - zb);
+    one.iter().zip(two).map(product).sum()
+}
+
+#[inline(always)]
+fn add_row_loop(x: &[u8], sums: &mut [i32], factor: i32, (zero_point, flip): (u8, u8)) {
+    for (x, sum) in x.iter().zip(sums) {
+        *sum += (i32::from(x ^ flip) - i32::from(zero_point)) * factor;
+    }
+}
+
+#[inline(always)]
+fn requantize_loop(sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, ((zero_point, flip), range): Shift) {
+    for (sum, out) in sums.iter().zip(out) {
+        *out = byte((sum + plus) as f32 * multiplier, zero_point.into(), range.low.into(), range.high.into()) ^ flip;
+    }
+}
+
+#[inline(always)]
+fn quantize_loop(x: &[f32], out: &mut [u8], to: Quantization, flip: u8) {
+    for (x, out) in x.iter().zip(out) {
+        *out = byte(x / to.scale, to.zero_point.into(), 0, 255) ^ flip;
+    }
+}
+
+#[inline(always)]
+fn dequantize_loop(x: &[u8], out: &mut [f32], from: Quantization, flip: u8) {
+    let zero_point = i32::from(from.zero_point);
+    for (x, out) in x.iter().zip(out) {
+        *out = (i32::from(*x ^ flip) - zero_point) as f32 * from.scale;
+    }
+}
+
+macro_rules! compiled_for {
+    ($name:ident, $module:ident, $($feature:literal)?) => {
+        pub(crate) static $name: Elementwise = Elementwise {
+            add: $module::add,
+            mul: $module::mul,
+            table: $module::table,
+            max: $module::max,
+            accumulate: $module::accumulate,
+            dot: $module::dot,
+            add_row: $module::add_row,
+            requantize: $module::requantize,
+            quantize: $module::quantize,
+            dequantize: $module::dequantize,
+        };
+        mod $module {
+            use super::*;
+            compiled_for!(@ $($feature)?, add, add_loop, (one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary));
+            compiled_for!(@ $($feature)?, mul, mul_loop, (one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary));
+            compiled_for!(@ $($feature)?, table, table_loop, (x: &[u8], out: &mut [u8], table: &[u8; 256]));
+            compiled_for!(@ $($feature)?, max, max_loop, (x: &[u8], out: &mut [u8], flip: u8));
+            compiled_for!(@ $($feature)?, accumulate, accumulate_loop, (x: &[u8], sums: &mut [i32], flip: u8));
+            compiled_for!(@ $($feature)?, dot, dot_loop, (one: &[u8], two: &[u8], zeros: (u8, u8), flip: u8) -> i32);
+            compiled_for!(
+                @ $($feature)?,
+                add_row,
+                add_row_loop,
+                (x: &[u8], sums: &mut [i32], factor: i32, shift: (u8, u8))
+            );
+            compiled_for!(
+                @ $($feature)?,
+                requantize,
+                requantize_loop,
+                (sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, shift: Shift)
+            );
+            compiled_for!(
+                @ $($feature)?,
+                quantize,
+                quantize_loop,
+                (x: &[f32], out: &mut [u8], to: Quantization, flip: u8)
+            );
+            compiled_for!(
+                @ $($feature)?,
+                dequantize,
+                dequantize_loop,
+                (x: &[u8], out: &mut [f32], from: Quantization, flip: u8)
+            );
+        }
+    };
+    (@ , $name:ident, $body:ident, ($($argument:ident: $ty:ty),*) $(-> $out:ty)?) => {
+        pub(super) fn $name($($argument: $ty),*) $(-> $out)? {
+            $body($($argument),*)
+        }
+    };
+    (@ $feature:literal, $name:ident, $body:ident, ($($argument:ident: $ty:ty),*) $(-> $out:ty)?) => {
+        pub(super) fn $name($($argument: $ty),*) $(-> $out)? {
+            #[target_feature(enable = $feature)]
+            fn compiled($($argument: $ty),*) $(-> $out)? {
+                $body($($argument),*)
+            }
+            // SAFETY: reached only through kernels that were picked for a core that has these instructions.
+            unsafe { compiled($($argument),*) }
+        }
+    };
+}
+
+compiled_for!(PORTABLE, portable,);
+#[cfg(target_arch = "x86_64")]
+compiled_for!(AVX512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni");

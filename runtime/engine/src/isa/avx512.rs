@@ -1,0 +1,225 @@
+//! AVX-512 with VNNI: `vpdpbusd` multiplies four unsigned bytes by four signed ones in each of sixteen lanes.
+//!
+//! **Dense sums.** A tile is `MR` windows by `NV` vectors of sixteen channels. For each group of four bytes the weights
+//! of all channels are loaded once, and four bytes of each window are spread over all lanes. `MR * NV` sums stay in
+//! registers: 28 of 32, which hides the latency of the instruction (4 cycles, one 512-bit instruction each) many times
+//! over. Wide blocks (7 x 64) load least per product; narrow ones (14 x 32, 24 x 16) waste less where a layer has few
+//! channels.
+//!
+//! **Depthwise sums.** Sixty-four neighbouring bytes at once. Four taps are interleaved with eight unpack instructions, so
+//! that the bytes of one lane lie side by side, and `vpdpbusd` sums them: 12 instructions for 256 products.
+//!
+//! Unpacking and packing work within 128-bit lanes. Lanes of a block are kept in the order in which they come out of it,
+//! so that nothing has to be put in order afterwards.
+
+use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
+use crate::elementwise;
+use std::arch::x86_64::*;
+
+pub(super) static VNNI: Kernels = Kernels {
+    name: "avx512vnni",
+    flip: 0,
+    gemms: &[
+        Gemm {
+            channels: 64,
+            depth: 4,
+            windows: 7,
+            weights: WeightForm::I8,
+            lane: lane::<4>,
+            cost: |windows| ((windows as f32 * 4.0).max(8.0), 22.0 + 20.0 * windows as f32),
+            tile: wide,
+        },
+        Gemm {
+            channels: 32,
+            depth: 4,
+            windows: 14,
+            weights: WeightForm::I8,
+            lane: lane::<2>,
+            cost: |windows| ((windows as f32 * 2.0).max(8.0), 20.0 + 13.0 * windows as f32),
+            tile: middle,
+        },
+        Gemm {
+            channels: 16,
+            depth: 4,
+            windows: 24,
+            weights: WeightForm::I8,
+            lane: lane::<1>,
+            cost: |windows| ((windows as f32 * 1.1).max(8.0), 20.0 + 9.0 * windows as f32),
+            tile: narrow,
+        },
+    ],
+    depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
+    elementwise: &elementwise::AVX512,
+    available: || {
+        is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+    },
+};
+
+/// Vector `v`, 128-bit lane `l`, element `i` hold channel `l * 4 * NV + v * 4 + i`: packing the vectors together puts
+/// channels in order.
+fn lane<const NV: usize>(place: usize) -> usize {
+    let (vector, within) = (place / 16, place % 16);
+    within / 4 * 4 * NV + vector * 4 + within % 4
+}
+
+macro_rules! by_windows {
+    ($name:ident, $vectors:literal, $($windows:literal)*) => {
+        unsafe fn $name(windows: usize, tile: &Tile<'_>) {
+            match windows {
+                // SAFETY: the caller vouches for the tile, and has asked whether the core has these instructions.
+                $($windows => unsafe { dense::<$windows, $vectors>(tile) },)*
+                _ => debug_assert!(false, "no tile of {windows} windows"),
+            }
+        }
+    };
+}
+by_windows!(wide, 4, 1 2 3 4 5 6 7);
+by_windows!(middle, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+by_windows!(narrow, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
+    let windows: [*const u8; MR] = std::array::from_fn(|i| tile.windows[i]);
+    let mut sums = [[_mm512_setzero_si512(); NV]; MR];
+    let block = tile.block;
+    for v in 0..NV {
+        // SAFETY: a block begins with the bias of each channel.
+        let bias = unsafe { _mm512_loadu_si512(block.add(v * 64).cast()) };
+        for row in &mut sums {
+            row[v] = bias;
+        }
+    }
+    // SAFETY: after bias and multipliers.
+    let mut weights = unsafe { block.add(NV * 128) };
+    for run in tile.runs {
+        let windows: [*const u8; MR] = std::array::from_fn(|i| windows[i].wrapping_add(*run));
+        for group in 0..tile.groups {
+            // SAFETY: one group of weights for each group of each run.
+            let w: [__m512i; NV] = std::array::from_fn(|v| unsafe { _mm512_loadu_si512(weights.add(v * 64).cast()) });
+            for i in 0..MR {
+                // SAFETY: a window's runs may be read to their last group.
+                let x = unsafe { windows[i].add(group * 4).cast::<i32>().read_unaligned() };
+                let x = _mm512_set1_epi32(x);
+                for v in 0..NV {
+                    sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], x, w[v]);
+                }
+            }
+            weights = weights.wrapping_add(NV * 64);
+        }
+    }
+    // SAFETY: multipliers follow the bias.
+    let multipliers: [__m512; NV] =
+        std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(NV * 64 + v * 64).cast()) });
+    for (sums, out) in sums.into_iter().zip(tile.outputs) {
+        // SAFETY: the output has all channels that exist.
+        unsafe { store::<NV>(sums, multipliers, tile.output, out, tile.channels) };
+    }
+}
+
+/// Requantizes, packs and stores the first `count` bytes of `16 * NV`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn store<const NV: usize>(
+    sums: [__m512i; NV],
+    multipliers: [__m512; NV],
+    output: Output,
+    out: *mut u8,
+    count: usize,
+) {
+    // No sum times its multiplier leaves an i32 (checked with the graph); rounding is to the nearest, ties to even.
+    let q: [__m512i; NV] =
+        std::array::from_fn(|v| _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_cvtepi32_ps(sums[v]), multipliers[v])));
+    let zero_point = i16::from(output.zero_point);
+    let (low, high) = (output.range.low, output.range.high);
+    match NV {
+        4 => {
+            let zero_point = _mm512_set1_epi16(zero_point);
+            let one = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
+            let two = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
+            let bytes = _mm512_packus_epi16(one, two);
+            let bytes =
+                _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(low as i8)), _mm512_set1_epi8(high as i8));
+            if count >= 64 {
+                // SAFETY: sixty-four channels exist.
+                unsafe { _mm512_storeu_si512(out.cast(), bytes) };
+            } else {
+                // SAFETY: the mask ends with the last that exists.
+                unsafe { _mm512_mask_storeu_epi8(out.cast(), (1 << count) - 1, bytes) };
+            }
+        }
+        2 => {
+            let words = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_set1_epi16(zero_point));
+            let words = _mm512_max_epi16(words, _mm512_set1_epi16(i16::from(low)));
+            let words = _mm512_min_epi16(words, _mm512_set1_epi16(i16::from(high)));
+            let bytes = _mm512_cvtepi16_epi8(words);
+            let mask = if count >= 32 { u32::MAX } else { (1 << count) - 1 };
+            // SAFETY: the mask ends with the last that exists.
+            unsafe { _mm256_mask_storeu_epi8(out.cast(), mask, bytes) };
+        }
+        _ => {
+            let longs = _mm512_add_epi32(q[0], _mm512_set1_epi32(zero_point.into()));
+            let longs = _mm512_max_epi32(longs, _mm512_set1_epi32(low.into()));
+            let longs = _mm512_min_epi32(longs, _mm512_set1_epi32(high.into()));
+            let bytes = _mm512_cvtepi32_epi8(longs);
+            let mask = if count >= 16 { u16::MAX } else { (1 << count) - 1 };
+            // SAFETY: the mask ends with the last that exists.
+            unsafe { _mm_mask_storeu_epi8(out.cast(), mask, bytes) };
+        }
+    }
+}
+
+unsafe fn depthwise(lanes: &Lanes<'_>) {
+    // SAFETY: the caller vouches for the lanes, and has asked whether the core has these instructions.
+    unsafe {
+        match lanes.taps.len() {
+            4 => depthwise_of::<1>(lanes),
+            8 => depthwise_of::<2>(lanes),
+            12 => depthwise_of::<3>(lanes),
+            _ => depthwise_of::<0>(lanes),
+        }
+    }
+}
+
+/// `G` groups of four taps; 0 for any number.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn depthwise_of<const G: usize>(lanes: &Lanes<'_>) {
+    let block = lanes.block;
+    let groups = if G == 0 { lanes.taps.len() / 4 } else { G };
+    // SAFETY: a block has bias, multipliers, and the weights of each group.
+    let bias: [__m512i; 4] = std::array::from_fn(|v| unsafe { _mm512_loadu_si512(block.add(v * 64).cast()) });
+    // SAFETY: as above.
+    let multipliers: [__m512; 4] = std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(256 + v * 64).cast()) });
+    let taps = lanes.taps;
+    for item in 0..lanes.items {
+        let window = lanes.window.wrapping_add(item * lanes.step);
+        let mut sums = bias;
+        for group in 0..groups {
+            // SAFETY: bytes beyond the last lane may be read.
+            let x: [__m512i; 4] = std::array::from_fn(|tap| unsafe {
+                _mm512_loadu_si512(window.wrapping_add(*taps.get_unchecked(group * 4 + tap)).cast())
+            });
+            let (ab_low, ab_high) = (_mm512_unpacklo_epi8(x[0], x[1]), _mm512_unpackhi_epi8(x[0], x[1]));
+            let (cd_low, cd_high) = (_mm512_unpacklo_epi8(x[2], x[3]), _mm512_unpackhi_epi8(x[2], x[3]));
+            let x = [
+                _mm512_unpacklo_epi16(ab_low, cd_low),
+                _mm512_unpackhi_epi16(ab_low, cd_low),
+                _mm512_unpacklo_epi16(ab_high, cd_high),
+                _mm512_unpackhi_epi16(ab_high, cd_high),
+            ];
+            for v in 0..4 {
+                // SAFETY: as above.
+                let w = unsafe { _mm512_loadu_si512(block.add(512 + group * 256 + v * 64).cast()) };
+                sums[v] = _mm512_dpbusd_epi32(sums[v], x[v], w);
+            }
+        }
+        let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };
+        // SAFETY: the output has all lanes that exist.
+        unsafe { store::<4>(sums, multipliers, lanes.output, lanes.out.wrapping_add(item * lanes.out_step), count) };
+    }
+}

@@ -1,0 +1,473 @@
+//! One operator, ready to run.
+
+use crate::conv;
+use crate::depthwise::{self, is_depthwise};
+use crate::elementwise::{Binary, Second};
+use crate::graph::{Dims, Graph, Node, Op, Quantization, Range, Window};
+use crate::isa::Kernels;
+use crate::place::{Place, Plan};
+use crate::requantize::{AddScales, average_multiplier, mul_multiplier, softmax, table};
+
+/// What is done, with all that is known beforehand.
+#[derive(Debug)]
+pub(crate) struct Step {
+    output: Place,
+    /// What surrounds the output.
+    border: u8,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Conv(conv::Step),
+    Depthwise(depthwise::Step),
+    Binary {
+        one: Place,
+        two: Place,
+        of: Binary,
+        product: bool,
+    },
+    MatMul {
+        one: Place,
+        two: Place,
+        transposed: bool,
+        of: Binary,
+    },
+    MaxPool {
+        input: Place,
+        window: Window,
+    },
+    AveragePool {
+        input: Place,
+        window: Window,
+        include_pads: bool,
+        scales: (Quantization, Quantization),
+    },
+    Table {
+        input: Place,
+        table: Box<[u8; 256]>,
+    },
+    Softmax {
+        input: Place,
+        scales: (Quantization, Quantization),
+    },
+    /// Tensors that are put together.
+    Gather(Vec<Gather>),
+    /// A tensor inside of the output, which is the border's byte elsewhere.
+    Pad(Gather),
+    /// The input's bytes in their order.
+    Copy {
+        input: Place,
+    },
+    Nothing,
+}
+
+/// Bytes taken from a tensor to the output: output index `i` of an axis comes from the offset `from[axis][i]`.
+#[derive(Debug)]
+struct Gather {
+    /// Where in the output it begins, and its sizes.
+    at: [usize; 4],
+    sizes: [usize; 4],
+    from: [Vec<usize>; 4],
+    base: usize,
+    table: Option<Box<[u8; 256]>>,
+    /// Whether a pixel's channels lie side by side.
+    together: bool,
+}
+
+impl Gather {
+    fn new(input: &Place, sizes: [usize; 4], at: [usize; 4], index: impl Fn(usize, usize) -> (usize, usize)) -> Self {
+        let strides = [input.picture, input.row, input.dims.c, 1];
+        let along = |axis: usize| {
+            let offset = |i: usize| {
+                let (of, i) = index(axis, i);
+                i * strides[of]
+            };
+            (0..sizes[axis]).map(offset).collect()
+        };
+        let from: [Vec<usize>; 4] = std::array::from_fn(along);
+        let together = from[3].windows(2).all(|pair| pair[1] == pair[0] + 1);
+        Self { at, sizes, from, base: input.offset, table: None, together }
+    }
+}
+
+impl Step {
+    /// A node's step, and how many products it sums up.
+    pub(crate) fn new(graph: &Graph, node: &Node, kernels: &'static Kernels, plan: &Plan) -> (Self, u64) {
+        let of = |index: usize| {
+            let id = node.inputs[index].0;
+            (plan.places[id], graph.values[id].quantization)
+        };
+        let (output, to) = (plan.places[node.output.0], graph.values[node.output.0].quantization);
+        let (input, from) = of(0);
+        let flip = kernels.flip;
+        let sizes = output.dims.array();
+        let pixels = (output.dims.n * output.dims.h * output.dims.w) as u64;
+        let mut products = 0;
+        let work = match &node.op {
+            Op::Conv(op) => {
+                products = pixels * op.weights.len() as u64;
+                if is_depthwise(op, input.dims.c, output.dims.c) {
+                    Work::Depthwise(depthwise::Step::new(op, kernels, (input, from), (output, to)))
+                } else {
+                    Work::Conv(conv::Step::new(op, kernels, (input, from), (output, to)))
+                }
+            }
+            Op::Add(range) | Op::Mul(range) => {
+                let (two, second) = of(1);
+                let product = matches!(node.op, Op::Mul(_));
+                let of = binary((from, second, to), *range, flip, product);
+                Work::Binary { one: input, two, of, product }
+            }
+            Op::MatMul { transposed, range } => {
+                let (two, second) = of(1);
+                products = pixels * (output.dims.c * input.dims.c) as u64;
+                let of = binary((from, second, to), *range, flip, true);
+                Work::MatMul { one: input, two, transposed: *transposed, of }
+            }
+            Op::Concat { axis } => {
+                let mut at = [0; 4];
+                let part = |index: usize| {
+                    let (place, quantization) = of(index);
+                    let sizes = place.dims.array();
+                    let mut gather = Gather::new(&place, sizes, at, |axis, i| (axis, i));
+                    at[*axis] += sizes[*axis];
+                    if quantization != to {
+                        gather.table = Some(flipped(&table(quantization, to), flip));
+                    }
+                    gather
+                };
+                Work::Gather((0..node.inputs.len()).map(part).collect())
+            }
+            Op::MaxPool(window) => Work::MaxPool { input, window: *window },
+            Op::AveragePool { window, include_pads } => {
+                Work::AveragePool { input, window: *window, include_pads: *include_pads, scales: (from, to) }
+            }
+            Op::Upsample { factor } => {
+                let factors = [1, factor[0], factor[1], 1];
+                Work::Gather(vec![Gather::new(&input, sizes, [0; 4], |axis, i| (axis, i / factors[axis]))])
+            }
+            Op::Table(table) => Work::Table { input, table: flipped(table, flip) },
+            Op::Softmax => Work::Softmax { input, scales: (from, to) },
+            Op::Reshape if output.is_dense() && input.is_dense() && output.offset == input.offset => Work::Nothing,
+            Op::Reshape => Work::Copy { input },
+            Op::Transpose { axes } => Work::Gather(vec![Gather::new(&input, sizes, [0; 4], |axis, i| (axes[axis], i))]),
+            Op::Slice { start, step } => {
+                let index = |axis: usize, i: usize| (axis, start[axis] + i * step[axis]);
+                Work::Gather(vec![Gather::new(&input, sizes, [0; 4], index)])
+            }
+            Op::Pad { before } => Work::Pad(Gather::new(&input, input.dims.array(), *before, |axis, i| (axis, i))),
+        };
+        (Self { output, border: to.zero_point ^ flip, work }, products)
+    }
+
+    pub(crate) fn packed_bytes(&self) -> usize {
+        match &self.work {
+            Work::Conv(step) => step.packed_bytes(),
+            Work::Depthwise(step) => step.packed_bytes(),
+            _ => 0,
+        }
+    }
+}
+
+/// A table between bytes as they lie in memory.
+fn flipped(table: &[u8; 256], flip: u8) -> Box<[u8; 256]> {
+    Box::new(std::array::from_fn(|byte| table[usize::from(byte as u8 ^ flip)] ^ flip))
+}
+
+fn binary((one, two, to): (Quantization, Quantization, Quantization), range: Range, flip: u8, product: bool) -> Binary {
+    let multiplier = mul_multiplier(one.scale, two.scale, to.scale);
+    let both = AddScales::new(one.scale, two.scale, to.scale);
+    Binary {
+        zero_one: one.zero_point,
+        zero_two: two.zero_point,
+        scales: if product { AddScales { one: multiplier, two: multiplier } } else { both },
+        zero_point: to.zero_point,
+        range,
+        flip,
+    }
+}
+
+/// Memory that a step works in.
+#[derive(Clone, Copy)]
+struct Arena(*mut u8);
+
+impl Arena {
+    /// # Safety
+    /// The bytes lie in the arena, and are not written while they are held.
+    unsafe fn bytes<'a>(self, offset: usize, count: usize) -> &'a [u8] {
+        // SAFETY: as of this function.
+        unsafe { std::slice::from_raw_parts(self.0.add(offset), count) }
+    }
+
+    /// # Safety
+    /// The bytes lie in the arena, and nobody else holds them: an output shares no byte with its step's inputs.
+    unsafe fn bytes_mut<'a>(self, offset: usize, count: usize) -> &'a mut [u8] {
+        // SAFETY: as of this function.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(offset), count) }
+    }
+}
+
+impl Step {
+    /// # Safety
+    /// `arena` has the size and the alignment that the plan says. `scratch` has room for every tensor's channels.
+    pub(crate) unsafe fn run(&self, arena: *mut u8, scratch: &mut [i32], kernels: &Kernels) {
+        if !self.output.is_dense() {
+            let (start, bytes) = (self.output.start(), self.output.bytes());
+            let mut inside = self.output;
+            inside.offset -= start;
+            // SAFETY: the output's place lies in the arena.
+            crate::edge::border(unsafe { Arena(arena).bytes_mut(start, bytes) }, &inside, self.border);
+        }
+        // SAFETY: as of this function.
+        unsafe {
+            match &self.work {
+                Work::Conv(step) => step.run(arena),
+                Work::Depthwise(step) => step.run(arena),
+                Work::Binary { one, two, of, product } => self.binary(Arena(arena), (one, two), of, *product, kernels),
+                Work::MatMul { one, two, transposed, of } => {
+                    self.matmul(Arena(arena), (one, two), *transposed, of, (scratch, kernels));
+                }
+                Work::MaxPool { input, window } => self.max_pool(Arena(arena), input, window, kernels),
+                Work::AveragePool { input, window, include_pads, scales } => {
+                    self.average_pool(Arena(arena), (input, window, *include_pads), *scales, (scratch, kernels));
+                }
+                Work::Table { input, table } => self.stretches(Arena(arena), input, |x, y| {
+                    (kernels.elementwise.table)(x, y, table);
+                }),
+                Work::Softmax { input, scales: (from, to) } => self.pixels(Arena(arena), input, |x, y| {
+                    softmax(x, y, from.scale, *to, kernels.flip);
+                }),
+                Work::Gather(parts) => parts.iter().for_each(|part| self.gather(Arena(arena), part, kernels)),
+                Work::Pad(part) => {
+                    Arena(arena).bytes_mut(self.output.start(), self.output.bytes()).fill(self.border);
+                    self.gather(Arena(arena), part, kernels);
+                }
+                Work::Copy { input } => self.copy(Arena(arena), input),
+                Work::Nothing => {}
+            }
+        }
+    }
+
+    /// Each stretch of an input with the same sizes.
+    ///
+    /// # Safety
+    /// As of [`Step::run`].
+    unsafe fn stretches(&self, arena: Arena, input: &Place, mut with: impl FnMut(&[u8], &mut [u8])) {
+        let dense = input.is_dense() && self.output.is_dense();
+        let Dims { n, h, w, c } = self.output.dims;
+        let (count, length) = if dense { (1, n * h * w * c) } else { (n * h, w * c) };
+        for index in 0..count {
+            let (n, y) = (index / h, index % h);
+            // SAFETY: as of this function.
+            unsafe {
+                with(arena.bytes(input.pixel(n, y, 0), length), arena.bytes_mut(self.output.pixel(n, y, 0), length));
+            }
+        }
+    }
+
+    /// Each pixel's channels.
+    ///
+    /// # Safety
+    /// As of [`Step::run`].
+    unsafe fn pixels(&self, arena: Arena, input: &Place, mut with: impl FnMut(&[u8], &mut [u8])) {
+        let c = self.output.dims.c;
+        let row = |x: &[u8], y: &mut [u8]| x.chunks_exact(c).zip(y.chunks_exact_mut(c)).for_each(|(x, y)| with(x, y));
+        // SAFETY: as of this function.
+        unsafe { self.stretches(arena, input, row) };
+    }
+
+    unsafe fn binary(&self, arena: Arena, (one, two): (&Place, &Place), of: &Binary, product: bool, kernels: &Kernels) {
+        let call = if product { kernels.elementwise.mul } else { kernels.elementwise.add };
+        let (dims, second) = (self.output.dims, two.dims);
+        if second == dims && [one, two, &self.output].iter().all(|place| place.is_dense()) {
+            let count = dims.n * dims.h * dims.w * dims.c;
+            // SAFETY: as of this function.
+            unsafe {
+                let (x, y) = (arena.bytes(one.offset, count), arena.bytes(two.offset, count));
+                call(x, Second::Row(y), arena.bytes_mut(self.output.offset, count), of);
+            }
+            return;
+        }
+        let at = |index: usize, size: usize| if size == 1 { 0 } else { index };
+        for n in 0..dims.n {
+            for y in 0..dims.h {
+                // Where a row of the second is as long as one of the output, whole rows; else pixel by pixel.
+                let whole = second.w == dims.w && second.c == dims.c;
+                let (items, length) = if whole { (1, dims.w * dims.c) } else { (dims.w, dims.c) };
+                for x in 0..items {
+                    let from = two.pixel(at(n, second.n), at(y, second.h), at(x, second.w));
+                    // SAFETY: as of this function.
+                    unsafe {
+                        let first = arena.bytes(one.pixel(n, y, x), length);
+                        let row = if second.c == 1 && dims.c > 1 {
+                            Second::One(arena.bytes(from, 1)[0])
+                        } else {
+                            Second::Row(arena.bytes(from, length))
+                        };
+                        call(first, row, arena.bytes_mut(self.output.pixel(n, y, x), length), of);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn matmul(
+        &self,
+        arena: Arena,
+        (one, two): (&Place, &Place),
+        transposed: bool,
+        of: &Binary,
+        (scratch, kernels): (&mut [i32], &Kernels),
+    ) {
+        let (dims, k) = (self.output.dims, one.dims.c);
+        let (flip, shift) = (kernels.flip, (of.zero_point, kernels.flip));
+        let sums = &mut scratch[..dims.c];
+        for n in 0..dims.n {
+            for h in 0..dims.h {
+                let (n2, h2) = (if two.dims.n == 1 { 0 } else { n }, if two.dims.h == 1 { 0 } else { h });
+                for w in 0..dims.w {
+                    // SAFETY: as of this function.
+                    let x = unsafe { arena.bytes(one.pixel(n, h, w), k) };
+                    if transposed {
+                        for (c, sum) in sums.iter_mut().enumerate() {
+                            // SAFETY: as of this function.
+                            let y = unsafe { arena.bytes(two.pixel(n2, h2, c), k) };
+                            *sum = (kernels.elementwise.dot)(x, y, (of.zero_one, of.zero_two), flip);
+                        }
+                    } else {
+                        sums.fill(0);
+                        for (row, x) in x.iter().enumerate() {
+                            let x = i32::from(x ^ flip) - i32::from(of.zero_one);
+                            // SAFETY: as of this function.
+                            let y = unsafe { arena.bytes(two.pixel(n2, h2, row), dims.c) };
+                            (kernels.elementwise.add_row)(y, sums, x, (of.zero_two, flip));
+                        }
+                    }
+                    // SAFETY: as of this function.
+                    let out = unsafe { arena.bytes_mut(self.output.pixel(n, h, w), dims.c) };
+                    (kernels.elementwise.requantize)(sums, out, 0, of.scales.one, (shift, of.range));
+                }
+            }
+        }
+    }
+
+    /// Pixels of a window that are not padding: rows and columns from and to.
+    fn inside(window: &Window, input: &Place, [y, x]: [usize; 2]) -> (impl Iterator<Item = usize> + Clone, Columns) {
+        let along = |axis: usize, at: usize, before: usize, size: usize| {
+            let (kernel, dilation) = (window.kernel[axis], window.dilation[axis]);
+            let start = at * window.stride[axis];
+            (0..kernel).filter_map(move |tap| {
+                let padded = start + tap * dilation;
+                padded.checked_sub(before).filter(|at| *at < size)
+            })
+        };
+        let columns = along(1, x, window.pads.left, input.dims.w);
+        let bounds = Columns { first: columns.clone().next().unwrap_or(0), count: columns.count() };
+        (along(0, y, window.pads.top, input.dims.h), bounds)
+    }
+
+    unsafe fn max_pool(&self, arena: Arena, input: &Place, window: &Window, kernels: &Kernels) {
+        let Dims { n, h, w, c } = self.output.dims;
+        for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
+            let (rows, columns) = Self::inside(window, input, [y, x]);
+            // SAFETY: as of this function.
+            let out = unsafe { arena.bytes_mut(self.output.pixel(n, y, x), c) };
+            out.fill(kernels.flip);
+            for row in rows {
+                for column in columns.each(window.dilation[1]) {
+                    // SAFETY: as of this function.
+                    let pixel = unsafe { arena.bytes(input.pixel(n, row, column), c) };
+                    (kernels.elementwise.max)(pixel, out, kernels.flip);
+                }
+            }
+        }
+    }
+
+    unsafe fn average_pool(
+        &self,
+        arena: Arena,
+        (input, window, include_pads): (&Place, &Window, bool),
+        (from, to): (Quantization, Quantization),
+        (scratch, kernels): (&mut [i32], &Kernels),
+    ) {
+        let Dims { n, h, w, c } = self.output.dims;
+        let (sums, area) = (&mut scratch[..c], window.kernel[0] * window.kernel[1]);
+        for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
+            let (rows, columns) = Self::inside(window, input, [y, x]);
+            sums.fill(0);
+            let mut pixels = 0;
+            for row in rows {
+                for column in columns.each(window.dilation[1]) {
+                    // SAFETY: as of this function.
+                    let pixel = unsafe { arena.bytes(input.pixel(n, row, column), c) };
+                    (kernels.elementwise.accumulate)(pixel, sums, kernels.flip);
+                    pixels += 1;
+                }
+            }
+            let zero = pixels as i32 * i32::from(from.zero_point);
+            let count = if include_pads { area } else { pixels };
+            let multiplier = average_multiplier(from.scale, to.scale, count);
+            // SAFETY: as of this function.
+            let out = unsafe { arena.bytes_mut(self.output.pixel(n, y, x), c) };
+            let shift = ((to.zero_point, kernels.flip), Range::FULL);
+            (kernels.elementwise.requantize)(sums, out, -zero, multiplier, shift);
+        }
+    }
+
+    unsafe fn gather(&self, arena: Arena, part: &Gather, kernels: &Kernels) {
+        let [ns, hs, ws, cs] = part.sizes;
+        for n in 0..ns {
+            for y in 0..hs {
+                for x in 0..ws {
+                    let from = part.base + part.from[0][n] + part.from[1][y] + part.from[2][x];
+                    let to = self.output.pixel(part.at[0] + n, part.at[1] + y, part.at[2] + x) + part.at[3];
+                    // SAFETY: as of this function.
+                    let out = unsafe { arena.bytes_mut(to, cs) };
+                    if part.together {
+                        // SAFETY: as of this function.
+                        let bytes = unsafe { arena.bytes(from + part.from[3][0], cs) };
+                        match &part.table {
+                            Some(table) => (kernels.elementwise.table)(bytes, out, table),
+                            None => out.copy_from_slice(bytes),
+                        }
+                        continue;
+                    }
+                    for (out, offset) in out.iter_mut().zip(&part.from[3]) {
+                        // SAFETY: as of this function.
+                        let byte = unsafe { arena.bytes(from + offset, 1)[0] };
+                        *out = part.table.as_ref().map_or(byte, |table| table[usize::from(byte)]);
+                    }
+                }
+            }
+        }
+    }
+
+    unsafe fn copy(&self, arena: Arena, input: &Place) {
+        let (_, from_length) = input.stretches();
+        let (_, to_length) = self.output.stretches();
+        let all = self.output.dims.n * self.output.dims.h * self.output.dims.w * self.output.dims.c;
+        let mut done = 0;
+        while done < all {
+            let (from, to) = (done % from_length, done % to_length);
+            let count = (from_length - from).min(to_length - to);
+            let (source, target) = (input.stretch(done / from_length), self.output.stretch(done / to_length));
+            // SAFETY: as of this function.
+            unsafe { arena.bytes_mut(target + to, count).copy_from_slice(arena.bytes(source + from, count)) };
+            done += count;
+        }
+    }
+}
+
+/// Columns of a window that are not padding.
+#[derive(Clone, Copy)]
+struct Columns {
+    first: usize,
+    count: usize,
+}
+
+impl Columns {
+    fn each(self, dilation: usize) -> impl Iterator<Item = usize> {
+        (0..self.count).map(move |i| self.first + i * dilation)
+    }
+}
