@@ -18,21 +18,30 @@ const WEIGHTS_NEAR_BYTES: usize = 16 << 10;
 pub(crate) struct Step {
     input: Place,
     output: Place,
-    gemm: &'static Gemm,
     stride: [usize; 2],
     /// From the first pixel's place to the first window's first byte.
     before: usize,
     runs: Vec<usize>,
-    /// Groups of the kernel's depth in each run.
-    depth_groups: usize,
-    groups: usize,
-    channels_in: usize,
-    channels_out: usize,
-    blocks: usize,
-    block_bytes: usize,
+    strips: Vec<Strip>,
     packed: AlignedBytes,
     limits: Output,
+}
+
+/// Blocks of one kernel that lie side by side.
+#[derive(Debug)]
+struct Strip {
+    gemm: &'static Gemm,
+    /// Groups of the kernel's depth in each run.
+    depth_groups: usize,
+    /// Most windows of a tile.
     windows: usize,
+    /// From a window's first byte to the group's first channel.
+    into: usize,
+    /// First output channel, and the first that is not of this strip.
+    channels: [usize; 2],
+    /// Of the first block in the packed weights, and from one to the next.
+    offset: usize,
+    block_bytes: usize,
 }
 
 /// One channel's weights in the order of runs, each run padded to a multiple of the kernel's depth.
@@ -67,53 +76,56 @@ impl Step {
         };
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
         let pixels = output.dims.n * output.dims.h * output.dims.w;
-        let gemm = cheapest(kernels.gemms, pixels, channels_out, run, runs.len());
-        let depth_groups = run.div_ceil(gemm.depth);
-        let padded = depth_groups * gemm.depth;
-        let blocks = channels_out.div_ceil(gemm.channels);
-        let block_bytes = gemm.channels * (8 + runs.len() * padded * gemm.weights.bytes());
-        let block_bytes = block_bytes.next_multiple_of(64);
-        let mut packed = AlignedBytes::zeroed(op.groups * blocks * block_bytes);
+        let (mut strips, mut bytes) = (Vec::new(), 0);
+        for group in 0..op.groups {
+            let mut first = group * channels_out;
+            for (gemm, blocks) in cheapest(kernels.gemms, pixels, channels_out, (run, runs.len())) {
+                let depth_groups = run.div_ceil(gemm.depth);
+                let weights = runs.len() * depth_groups * gemm.depth * gemm.weights.bytes();
+                let block_bytes = (gemm.channels * (8 + weights)).next_multiple_of(64);
+                let end = (first + blocks * gemm.channels).min((group + 1) * channels_out);
+                // Windows are spread evenly over the tiles.
+                let windows = pixels.div_ceil(pixels.div_ceil(gemm.windows));
+                let (into, channels, offset) = (group * channels_in, [first, end], bytes);
+                strips.push(Strip { gemm, depth_groups, windows, into, channels, offset, block_bytes });
+                (first, bytes) = (end, bytes + blocks * block_bytes);
+            }
+        }
+        let mut packed = AlignedBytes::zeroed(bytes);
         let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
         let per_channel = rows * columns * channels_in;
-        for (index, block) in packed.as_mut_slice().chunks_exact_mut(block_bytes).enumerate() {
-            let (group, block_index) = (index / blocks, index % blocks);
-            for place in 0..gemm.channels {
-                let within = block_index * gemm.channels + (gemm.lane)(place);
-                if within >= channels_out {
-                    continue;
-                }
-                let channel = group * channels_out + within;
-                let weights = &op.weights[channel * per_channel..][..per_channel];
-                let bias = folded_bias(op, channel, weights, from.zero_point, kernels.flip);
-                block[place * 4..][..4].copy_from_slice(&bias.to_ne_bytes());
-                let multiplier = gemm.channels * 4 + place * 4;
-                block[multiplier..][..4].copy_from_slice(&multipliers[channel].to_ne_bytes());
-                let body = &mut block[gemm.channels * 8..];
-                for (index, weight) in in_runs(weights, run, padded).enumerate() {
-                    let (depth, element) = (index / gemm.depth, index % gemm.depth);
-                    put(body, (depth * gemm.channels + place) * gemm.depth + element, weight, gemm.weights);
+        for strip in &strips {
+            let gemm = strip.gemm;
+            let blocks = packed.as_mut_slice()[strip.offset..].chunks_exact_mut(strip.block_bytes);
+            for (first, block) in (strip.channels[0]..strip.channels[1]).step_by(gemm.channels).zip(blocks) {
+                for place in 0..gemm.channels {
+                    let channel = first + (gemm.lane)(place);
+                    if channel >= strip.channels[1] {
+                        continue;
+                    }
+                    let weights = &op.weights[channel * per_channel..][..per_channel];
+                    let bias = folded_bias(op, channel, weights, from.zero_point, kernels.flip);
+                    block[place * 4..][..4].copy_from_slice(&bias.to_ne_bytes());
+                    let multiplier = gemm.channels * 4 + place * 4;
+                    block[multiplier..][..4].copy_from_slice(&multipliers[channel].to_ne_bytes());
+                    let body = &mut block[gemm.channels * 8..];
+                    let padded = strip.depth_groups * gemm.depth;
+                    for (index, weight) in in_runs(weights, run, padded).enumerate() {
+                        let (depth, element) = (index / gemm.depth, index % gemm.depth);
+                        put(body, (depth * gemm.channels + place) * gemm.depth + element, weight, gemm.weights);
+                    }
                 }
             }
         }
-        // Fewer windows than a tile could take are spread evenly over the tiles.
-        let tiles = pixels.div_ceil(gemm.windows);
         Self {
             input,
             output,
-            gemm,
             stride: op.window.stride,
             before: op.window.pads.top * input.row + op.window.pads.left * input.dims.c,
             runs,
-            depth_groups,
-            groups: op.groups,
-            channels_in,
-            channels_out,
-            blocks,
-            block_bytes,
+            strips,
             packed,
             limits: Output { zero_point: to.zero_point, range: op.range },
-            windows: pixels.div_ceil(tiles),
         }
     }
 
@@ -125,34 +137,32 @@ impl Step {
     /// `arena` holds the places of input and output, with the slack behind them.
     pub(crate) unsafe fn run(&self, arena: *mut u8) {
         let pixels = self.output.dims.n * self.output.dims.h * self.output.dims.w;
-        let all = 0..self.groups * self.blocks;
-        if self.packed.len() <= WEIGHTS_NEAR_BYTES {
-            let mut pixel = 0;
-            while pixel < pixels {
-                let windows = self.windows.min(pixels - pixel);
-                let mut tile = self.tile(arena, pixel, windows);
-                for block in all.clone() {
-                    // SAFETY: as of this function.
-                    unsafe { self.block(&mut tile, block, windows) };
-                }
-                pixel += windows;
-            }
-        } else {
-            for block in all {
+        for strip in &self.strips {
+            let blocks = (strip.channels[1] - strip.channels[0]).div_ceil(strip.gemm.channels);
+            // Few weights are walked through for each tile, many once.
+            let near = blocks * strip.block_bytes <= WEIGHTS_NEAR_BYTES;
+            let together = if near { blocks } else { 1 };
+            for first in (0..blocks).step_by(together) {
                 let mut pixel = 0;
                 while pixel < pixels {
-                    let windows = self.windows.min(pixels - pixel);
-                    let mut tile = self.tile(arena, pixel, windows);
-                    // SAFETY: as of this function.
-                    unsafe { self.block(&mut tile, block, windows) };
+                    let windows = strip.windows.min(pixels - pixel);
+                    let mut tile = self.tile(arena, strip, pixel, windows);
+                    for block in first..first + together {
+                        tile.block = self.packed.as_ptr().wrapping_add(strip.offset + block * strip.block_bytes);
+                        let channel = strip.channels[0] + block * strip.gemm.channels;
+                        tile.first = channel;
+                        tile.channels = strip.gemm.channels.min(strip.channels[1] - channel);
+                        // SAFETY: as of this function; the kernels were picked for this core.
+                        unsafe { (strip.gemm.tile)(windows, &tile) };
+                    }
                     pixel += windows;
                 }
             }
         }
     }
 
-    /// Windows and outputs of some neighbouring pixels, at the first channel.
-    fn tile(&self, arena: *mut u8, pixel: usize, windows: usize) -> Tile<'_> {
+    /// Windows and outputs of some neighbouring pixels.
+    fn tile(&self, arena: *mut u8, strip: &Strip, pixel: usize, windows: usize) -> Tile<'_> {
         let (width, height) = (self.output.dims.w, self.output.dims.h);
         let (mut x, row) = (pixel % width, pixel / width);
         let (mut y, mut n) = (row % height, row / height);
@@ -160,13 +170,14 @@ impl Step {
             windows: [std::ptr::null(); WINDOWS_MAX],
             outputs: [std::ptr::null_mut(); WINDOWS_MAX],
             runs: &self.runs,
-            groups: self.depth_groups,
+            groups: strip.depth_groups,
             block: std::ptr::null(),
+            first: 0,
             channels: 0,
             output: self.limits,
         };
         for i in 0..windows {
-            let from = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before;
+            let from = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before + strip.into;
             tile.windows[i] = arena.wrapping_add(from);
             tile.outputs[i] = arena.wrapping_add(self.output.pixel(n, y, x));
             x += 1;
@@ -179,26 +190,6 @@ impl Step {
         }
         tile
     }
-
-    /// # Safety
-    /// As of [`Step::run`].
-    unsafe fn block(&self, tile: &mut Tile<'_>, index: usize, windows: usize) {
-        let (group, block) = (index / self.blocks, index % self.blocks);
-        let first = block * self.gemm.channels;
-        tile.block = self.packed.as_ptr().wrapping_add(index * self.block_bytes);
-        tile.channels = self.gemm.channels.min(self.channels_out - first);
-        let (into, out) = (group * self.channels_in, group * self.channels_out + first);
-        for i in 0..windows {
-            tile.windows[i] = tile.windows[i].wrapping_add(into);
-            tile.outputs[i] = tile.outputs[i].wrapping_add(out);
-        }
-        // SAFETY: as of this function; the kernels were picked for this core.
-        unsafe { (self.gemm.tile)(windows, tile) };
-        for i in 0..windows {
-            tile.windows[i] = tile.windows[i].wrapping_sub(into);
-            tile.outputs[i] = tile.outputs[i].wrapping_sub(out);
-        }
-    }
 }
 
 /// Writes a weight in a kernel's form.
@@ -209,15 +200,37 @@ pub(crate) fn put(body: &mut [u8], index: usize, weight: i8, form: WeightForm) {
     }
 }
 
-/// The kernel that takes least for so many windows and channels.
-fn cheapest(gemms: &'static [Gemm], pixels: usize, channels: usize, run: usize, runs: usize) -> &'static Gemm {
+/// The kernels that take least for so many windows and channels, and how many blocks of each: blocks of one kernel, and
+/// at the end one or two of narrower ones where that wastes less.
+fn cheapest(
+    gemms: &'static [Gemm],
+    pixels: usize,
+    channels: usize,
+    (run, runs): (usize, usize),
+) -> Vec<(&'static Gemm, usize)> {
     let cost = |gemm: &Gemm| {
-        let (tiles, blocks) = (pixels.div_ceil(gemm.windows), channels.div_ceil(gemm.channels));
-        let windows = pixels.div_ceil(tiles);
-        let (per_group, per_tile) = (gemm.cost)(windows);
-        let groups = runs * run.div_ceil(gemm.depth);
-        (tiles * blocks) as f32 * (groups as f32 * per_group + per_tile)
+        let tiles = pixels.div_ceil(gemm.windows);
+        let (per_group, per_tile) = (gemm.cost)(pixels.div_ceil(tiles));
+        tiles as f32 * ((runs * run.div_ceil(gemm.depth)) as f32 * per_group + per_tile)
     };
-    let better = |best: &'static Gemm, other: &'static Gemm| if cost(other) < cost(best) { other } else { best };
-    gemms.iter().fold(&gemms[0], better)
+    let mut best: (f32, Vec<(&'static Gemm, usize)>) = (f32::INFINITY, Vec::new());
+    let mut offer = |parts: &[(&'static Gemm, usize)]| {
+        let all: f32 = parts.iter().map(|(gemm, blocks)| cost(gemm) * *blocks as f32).sum();
+        if all < best.0 {
+            best = (all, parts.to_vec());
+        }
+    };
+    for first in gemms {
+        offer(&[(first, channels.div_ceil(first.channels))]);
+        let (blocks, rest) = (channels / first.channels, channels % first.channels);
+        for second in gemms.iter().filter(|second| second.channels < first.channels && blocks > 0) {
+            offer(&[(first, blocks), (second, rest.div_ceil(second.channels))]);
+            let (more, rest) = (rest / second.channels, rest % second.channels);
+            for third in gemms.iter().filter(|third| third.channels < second.channels && more > 0) {
+                offer(&[(first, blocks), (second, more), (third, rest.div_ceil(third.channels))]);
+            }
+        }
+    }
+    best.1.retain(|(_, blocks)| *blocks > 0);
+    best.1
 }

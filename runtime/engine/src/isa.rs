@@ -33,7 +33,7 @@ pub(crate) struct Output {
 pub(crate) struct Tile<'a> {
     /// First byte of each window.
     pub(crate) windows: [*const u8; WINDOWS_MAX],
-    /// Where the output of each window begins, at the block's first channel.
+    /// Where the output of each window begins, at its first channel.
     pub(crate) outputs: [*mut u8; WINDOWS_MAX],
     /// How far from a window's first byte each run of neighbouring bytes begins.
     pub(crate) runs: &'a [usize],
@@ -41,7 +41,8 @@ pub(crate) struct Tile<'a> {
     pub(crate) groups: usize,
     /// The block.
     pub(crate) block: *const u8,
-    /// Channels of the block that exist.
+    /// The block's first channel, and how many channels of it exist.
+    pub(crate) first: usize,
     pub(crate) channels: usize,
     pub(crate) output: Output,
 }

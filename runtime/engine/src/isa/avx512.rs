@@ -3,8 +3,8 @@
 //! **Dense sums.** A tile is `MR` windows by `NV` vectors of sixteen channels. For each group of four bytes the weights
 //! of all channels are loaded once, and four bytes of each window are spread over all lanes. `MR * NV` sums stay in
 //! registers: 28 of 32, which hides the latency of the instruction (4 cycles, one 512-bit instruction each) many times
-//! over. Wide blocks (7 x 64) load least per product; narrow ones (14 x 32, 24 x 16) waste less where a layer has few
-//! channels.
+//! over. Wide blocks (7 x 64) load least per product; narrow ones (14 x 32, 24 x 16, and 24 x 8 in half vectors) waste
+//! less where a layer has few channels, and fill what wide ones leave over.
 //!
 //! **Depthwise sums.** Sixty-four neighbouring bytes at once. Four taps are interleaved with eight unpack instructions, so
 //! that the bytes of one lane lie side by side, and `vpdpbusd` sums them: 12 instructions for 256 products.
@@ -12,7 +12,7 @@
 //! Unpacking and packing work within 128-bit lanes. Lanes of a block are kept in the order in which they come out of it,
 //! so that nothing has to be put in order afterwards.
 
-use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
+use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm, in_order};
 use crate::elementwise;
 use std::arch::x86_64::*;
 
@@ -47,6 +47,15 @@ pub(super) static VNNI: Kernels = Kernels {
             cost: |windows| ((windows as f32 * 1.1).max(8.0), 20.0 + 9.0 * windows as f32),
             tile: narrow,
         },
+        Gemm {
+            channels: 8,
+            depth: 4,
+            windows: 24,
+            weights: WeightForm::I8,
+            lane: in_order,
+            cost: |windows| ((windows as f32 * 0.7).max(4.0), 20.0 + 6.0 * windows as f32),
+            tile: slim,
+        },
     ],
     depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
     elementwise: &elementwise::AVX512,
@@ -67,19 +76,26 @@ fn lane<const NV: usize>(place: usize) -> usize {
 }
 
 macro_rules! by_windows {
-    ($name:ident, $vectors:literal, $($windows:literal)*) => {
+    ($name:ident: $($number:literal)* of $kernel:ident $(, $vectors:literal)?) => {
+        by_windows!(@ $name, $kernel, [$(, $vectors)?], $($number)*);
+    };
+    (@ $name:ident, $kernel:ident, $vectors:tt, $($number:literal)*) => {
         unsafe fn $name(windows: usize, tile: &Tile<'_>) {
             match windows {
-                // SAFETY: the caller vouches for the tile, and has asked whether the core has these instructions.
-                $($windows => unsafe { dense::<$windows, $vectors>(tile) },)*
+                $($number => by_windows!(# tile, $kernel, $number, $vectors),)*
                 _ => debug_assert!(false, "no tile of {windows} windows"),
             }
         }
     };
+    (# $tile:ident, $kernel:ident, $number:literal, [$(, $vectors:literal)?]) => {
+        // SAFETY: the caller vouches for the tile, and has asked whether the core has these instructions.
+        unsafe { $kernel::<$number $(, $vectors)?>($tile) }
+    };
 }
-by_windows!(wide, 4, 1 2 3 4 5 6 7);
-by_windows!(middle, 2, 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-by_windows!(narrow, 1, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24);
+by_windows!(wide: 1 2 3 4 5 6 7 of dense, 4);
+by_windows!(middle: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 of dense, 2);
+by_windows!(narrow: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of dense, 1);
+by_windows!(slim: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of eight);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -117,7 +133,45 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
         std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(NV * 64 + v * 64).cast()) });
     for (sums, out) in sums.into_iter().zip(tile.outputs) {
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV>(sums, multipliers, tile.output, out, tile.channels) };
+        unsafe { store::<NV>(sums, multipliers, tile.output, out.wrapping_add(tile.first), tile.channels) };
+    }
+}
+
+/// Eight channels, in half vectors: cores issue twice as many of them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn eight<const MR: usize>(tile: &Tile<'_>) {
+    let mut windows: [*const u8; MR] = std::array::from_fn(|i| tile.windows[i]);
+    let block = tile.block;
+    // SAFETY: a block has bias, multipliers, and the weights of each group of each run.
+    let (bias, multipliers) =
+        unsafe { (_mm256_loadu_si256(block.cast()), _mm256_loadu_ps(block.wrapping_add(32).cast())) };
+    let mut sums = [bias; MR];
+    let mut weights = block.wrapping_add(64);
+    for run in tile.runs {
+        for (window, first) in windows.iter_mut().zip(tile.windows) {
+            *window = first.wrapping_add(*run);
+        }
+        for group in 0..tile.groups {
+            // SAFETY: as above.
+            let w = unsafe { _mm256_loadu_si256(weights.cast()) };
+            for (sum, window) in sums.iter_mut().zip(windows) {
+                // SAFETY: a window's runs may be read to their last group.
+                let x = unsafe { window.add(group * 4).cast::<i32>().read_unaligned() };
+                *sum = _mm256_dpbusd_epi32(*sum, _mm256_set1_epi32(x), w);
+            }
+            weights = weights.wrapping_add(32);
+        }
+    }
+    let output = tile.output;
+    let mask = if tile.channels >= 8 { u8::MAX } else { (1 << tile.channels) - 1 };
+    for (sum, out) in sums.into_iter().zip(tile.outputs) {
+        let q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), multipliers));
+        let q = _mm256_add_epi32(q, _mm256_set1_epi32(output.zero_point.into()));
+        let q = _mm256_max_epi32(q, _mm256_set1_epi32(output.range.low.into()));
+        let q = _mm256_min_epi32(q, _mm256_set1_epi32(output.range.high.into()));
+        // SAFETY: the mask ends with the last channel that exists.
+        unsafe { _mm_mask_storeu_epi8(out.wrapping_add(tile.first).cast(), mask.into(), _mm256_cvtepi32_epi8(q)) };
     }
 }
 

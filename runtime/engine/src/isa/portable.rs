@@ -50,7 +50,7 @@ unsafe fn tile(windows: usize, tile: &Tile<'_>) {
         for (channel, (sum, multiplier)) in sums.iter().zip(multipliers).take(tile.channels).enumerate() {
             let byte = requantize(*sum, multiplier, tile.output.zero_point, tile.output.range);
             // SAFETY: the output has all channels that exist.
-            unsafe { tile.outputs[i].add(channel).write(byte) };
+            unsafe { tile.outputs[i].add(tile.first + channel).write(byte) };
         }
     }
 }
