@@ -9,6 +9,8 @@ use crate::graph::{Conv, Quantization};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::place::Place;
 use crate::requantize::conv_multipliers;
+use crate::threads::{Arena, Split};
+use std::ops::Range;
 
 /// Weights that fit into this many bytes are walked through for each tile of windows; more are walked through once.
 const WEIGHTS_NEAR_BYTES: usize = 16 << 10;
@@ -42,6 +44,24 @@ struct Strip {
     /// Of the first block in the packed weights, and from one to the next.
     offset: usize,
     block_bytes: usize,
+}
+
+impl Strip {
+    fn blocks(&self) -> usize {
+        (self.channels[1] - self.channels[0]).div_ceil(self.gemm.channels)
+    }
+
+    /// Blocks that a tile of windows meets one after the other: all where the weights are few; else one, and all tiles
+    /// meet it before the next.
+    fn together(&self) -> usize {
+        let blocks = self.blocks();
+        if blocks * self.block_bytes <= WEIGHTS_NEAR_BYTES { blocks } else { 1 }
+    }
+
+    /// Tiles of windows times turns of blocks.
+    fn units(&self, pixels: usize) -> usize {
+        self.blocks() / self.together() * pixels.div_ceil(self.windows)
+    }
 }
 
 /// One channel's weights in the order of runs, each run padded to a multiple of the kernel's depth.
@@ -135,29 +155,38 @@ impl Step {
 
     /// # Safety
     /// `arena` holds the places of input and output, with the slack behind them.
-    pub(crate) unsafe fn run(&self, arena: *mut u8) {
+    pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64) {
         let pixels = self.output.dims.n * self.output.dims.h * self.output.dims.w;
+        let units = self.strips.iter().map(|strip| strip.units(pixels)).sum();
+        // SAFETY: as of this function.
+        split.over(units, products, |units| unsafe { self.run_units(arena, pixels, units) });
+    }
+
+    /// Some of the tiles, which are counted through all strips.
+    ///
+    /// # Safety
+    /// As of [`Step::run`].
+    unsafe fn run_units(&self, arena: Arena, pixels: usize, units: Range<usize>) {
+        let mut before = 0;
         for strip in &self.strips {
-            let blocks = (strip.channels[1] - strip.channels[0]).div_ceil(strip.gemm.channels);
-            // Few weights are walked through for each tile, many once.
-            let near = blocks * strip.block_bytes <= WEIGHTS_NEAR_BYTES;
-            let together = if near { blocks } else { 1 };
-            for first in (0..blocks).step_by(together) {
-                let mut pixel = 0;
-                while pixel < pixels {
-                    let windows = strip.windows.min(pixels - pixel);
-                    let mut tile = self.tile(arena, strip, pixel, windows);
-                    for block in first..first + together {
-                        tile.block = self.packed.as_ptr().wrapping_add(strip.offset + block * strip.block_bytes);
-                        let channel = strip.channels[0] + block * strip.gemm.channels;
-                        tile.first = channel;
-                        tile.channels = strip.gemm.channels.min(strip.channels[1] - channel);
-                        // SAFETY: as of this function; the kernels were picked for this core.
-                        unsafe { (strip.gemm.tile)(windows, &tile) };
-                    }
-                    pixel += windows;
+            let own = strip.units(pixels);
+            let tiles = pixels.div_ceil(strip.windows);
+            let together = strip.together();
+            let mine = units.start.max(before)..units.end.min(before + own);
+            for unit in mine {
+                let (turn, tile) = ((unit - before) / tiles, (unit - before) % tiles);
+                let pixel = tile * strip.windows;
+                let windows = strip.windows.min(pixels - pixel);
+                let mut tile = self.tile(arena.0, strip, pixel, windows);
+                for block in turn * together..(turn + 1) * together {
+                    tile.block = self.packed.as_ptr().wrapping_add(strip.offset + block * strip.block_bytes);
+                    tile.first = strip.channels[0] + block * strip.gemm.channels;
+                    tile.channels = strip.gemm.channels.min(strip.channels[1] - tile.first);
+                    // SAFETY: as of this function; the kernels were picked for this core.
+                    unsafe { (strip.gemm.tile)(windows, &tile) };
                 }
             }
+            before += own;
         }
     }
 

@@ -11,6 +11,8 @@ use crate::graph::{Conv, Quantization};
 use crate::isa::{Depthwise, Kernels, Lanes, Output};
 use crate::place::Place;
 use crate::requantize::conv_multipliers;
+use crate::threads::{Arena, Split};
+use std::ops::Range;
 
 /// More blocks than this to a row would only push others out of the cache.
 const PERIOD_MAX: usize = 32;
@@ -102,12 +104,20 @@ impl Step {
 
     /// # Safety
     /// `arena` holds the places of input and output, with the slack behind them.
-    pub(crate) unsafe fn run(&self, arena: *mut u8) {
+    pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64) {
+        let rows = self.output.dims.n * self.output.dims.h;
+        // SAFETY: as of this function.
+        split.over(rows, products, |rows| unsafe { self.run_rows(arena, rows) });
+    }
+
+    /// # Safety
+    /// As of [`Step::run`].
+    unsafe fn run_rows(&self, arena: Arena, rows: Range<usize>) {
         let dims = self.output.dims;
-        for row in 0..dims.n * dims.h {
+        for row in rows {
             let (n, y) = (row / dims.h, row % dims.h);
-            let window = arena.wrapping_add(self.input.pixel(n, y * self.stride[0], 0) - self.before);
-            let out = arena.wrapping_add(self.output.pixel(n, y, 0));
+            let window = arena.0.wrapping_add(self.input.pixel(n, y * self.stride[0], 0) - self.before);
+            let out = arena.0.wrapping_add(self.output.pixel(n, y, 0));
             for block in 0..self.blocks {
                 let first = block * self.kernel.lanes;
                 let all = if self.flat { dims.w * dims.c } else { dims.c };

@@ -19,6 +19,7 @@ mod program;
 pub mod reference;
 mod requantize;
 mod step;
+mod threads;
 
 pub use check::{ACCUMULATOR_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
 pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};

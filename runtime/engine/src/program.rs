@@ -7,6 +7,7 @@ use crate::graph::{Element, Graph, Port};
 use crate::isa::{Kernels, NoIsa, pick};
 use crate::place::{Place, Plan};
 use crate::step::Step;
+use crate::threads::{Arena, Split};
 use std::time::{Duration, Instant};
 
 /// How to compile.
@@ -14,17 +15,24 @@ use std::time::{Duration, Instant};
 pub struct Options {
     /// The instruction set to use; the best of this core's when not given.
     pub isa: Option<String>,
+    /// Threads that large operators are split over; 0 and 1 run on the caller's thread. Results are the same.
+    pub threads: usize,
+    /// Operators with fewer products stay on one thread; a measured default when not given.
+    pub products_min: Option<u64>,
 }
+
+/// Some 2 microseconds on one core, about what it takes until other threads are awake.
+const PRODUCTS_MIN: u64 = 300_000;
 
 impl Options {
     /// Takes the instruction set from the environment variable `SEDGE_ISA`.
     pub fn from_environment() -> Self {
-        Self { isa: std::env::var("SEDGE_ISA").ok().filter(|isa| !isa.is_empty()) }
+        Self { isa: std::env::var("SEDGE_ISA").ok().filter(|isa| !isa.is_empty()), ..Self::default() }
     }
 }
 
 /// Why a graph does not compile.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// It is no sound graph.
     #[error(transparent)]
@@ -32,6 +40,15 @@ pub enum CompileError {
     /// The instruction set cannot be had.
     #[error(transparent)]
     Isa(#[from] NoIsa),
+    /// The system refuses threads.
+    #[error("{threads} threads cannot be started")]
+    Threads {
+        /// How many.
+        threads: usize,
+        /// Why.
+        #[source]
+        source: rayon::ThreadPoolBuildError,
+    },
 }
 
 /// Why a run is refused.
@@ -75,13 +92,14 @@ pub struct Program {
     constants: Vec<(Place, Vec<u8>)>,
     arena_bytes: usize,
     scratch: usize,
+    split: Split,
+    pool: Option<rayon::ThreadPool>,
 }
 
 #[derive(Debug)]
 struct Named {
     name: String,
     kind: &'static str,
-    products: u64,
     step: Step,
 }
 
@@ -117,15 +135,26 @@ impl Program {
         let plan = Plan::new(graph);
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
-            let (step, products) = Step::new(graph, node, kernels, &plan);
-            steps.push(Named { name: node.name.clone(), kind: node.op.name(), products, step });
+            let step = Step::new(graph, node, kernels, &plan);
+            steps.push(Named { name: node.name.clone(), kind: node.op.name(), step });
         }
         let edge = |port: &Port| Edge::new(port, &graph.values[port.value.0], plan.places[port.value.0]);
         let flipped = |bytes: &Vec<u8>| bytes.iter().map(|byte| byte ^ kernels.flip).collect();
         let constant =
             |(place, value): (&Place, &crate::graph::Value)| Some((*place, flipped(value.constant.as_ref()?)));
+        let threads = options.threads.max(1);
+        let pool = match threads {
+            1 => None,
+            _ => {
+                let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                let pool = builder.thread_name(|index| format!("sedge-engine-{index}")).build();
+                Some(pool.map_err(|source| CompileError::Threads { threads, source })?)
+            }
+        };
         Ok(Self {
             kernels,
+            split: Split { threads, products_min: options.products_min.unwrap_or(PRODUCTS_MIN) },
+            pool,
             inputs: graph.inputs.iter().map(edge).collect(),
             outputs: graph.outputs.iter().map(edge).collect(),
             steps,
@@ -171,14 +200,16 @@ impl Program {
     pub fn run(&self, session: &mut Session, inputs: &[&[u8]], outputs: &mut [&mut [u8]]) -> Result<(), RunError> {
         self.fits(session, inputs, outputs)?;
         self.enter(session, inputs);
-        for named in &self.steps {
-            self.step(session, &named.step);
+        let mut all = || self.steps.iter().for_each(|named| self.step(session, &named.step, self.split));
+        match &self.pool {
+            Some(pool) => pool.install(all),
+            None => all(),
         }
         self.leave(session, outputs);
         Ok(())
     }
 
-    /// Runs several times, and tells what each operator took.
+    /// Runs several times on one thread, and tells what each operator took.
     ///
     /// # Errors
     /// As of [`Program::run`].
@@ -189,7 +220,7 @@ impl Program {
         let timing = |name: &str, kind, products| Timing { name: name.to_owned(), kind, products, time: Duration::MAX };
         let mut all: Vec<Timing> = Vec::with_capacity(self.steps.len() + 2);
         all.push(timing("inputs", "Enter", 0));
-        all.extend(self.steps.iter().map(|named| timing(&named.name, named.kind, named.products)));
+        all.extend(self.steps.iter().map(|named| timing(&named.name, named.kind, named.step.products)));
         all.push(timing("outputs", "Leave", 0));
         for _ in 0..runs {
             let mut at = Instant::now();
@@ -201,7 +232,7 @@ impl Program {
             self.enter(session, inputs);
             lap(&mut all[0]);
             for (named, timing) in self.steps.iter().zip(&mut all[1..]) {
-                self.step(session, &named.step);
+                self.step(session, &named.step, Split { threads: 1, ..self.split });
                 lap(timing);
             }
             self.leave(session, &mut outputs);
@@ -239,9 +270,9 @@ impl Program {
         }
     }
 
-    fn step(&self, session: &mut Session, step: &Step) {
+    fn step(&self, session: &mut Session, step: &Step, split: Split) {
         // SAFETY: the arena is this program's, and has a place for each tensor of each step.
-        unsafe { step.run(session.arena.as_mut_ptr(), &mut session.scratch, self.kernels) };
+        unsafe { step.run(Arena(session.arena.as_mut_ptr()), &mut session.scratch, self.kernels, split) };
     }
 
     fn leave(&self, session: &mut Session, outputs: &mut [&mut [u8]]) {

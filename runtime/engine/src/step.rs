@@ -7,6 +7,7 @@ use crate::graph::{Dims, Graph, Node, Op, Quantization, Range, Window};
 use crate::isa::Kernels;
 use crate::place::{Place, Plan};
 use crate::requantize::{AddScales, average_multiplier, mul_multiplier, softmax, table};
+use crate::threads::{Arena, Split};
 
 /// What is done, with all that is known beforehand.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(crate) struct Step {
     output: Place,
     /// What surrounds the output.
     border: u8,
+    /// Products that are summed up in one run.
+    pub(crate) products: u64,
     work: Work,
 }
 
@@ -92,8 +95,7 @@ impl Gather {
 }
 
 impl Step {
-    /// A node's step, and how many products it sums up.
-    pub(crate) fn new(graph: &Graph, node: &Node, kernels: &'static Kernels, plan: &Plan) -> (Self, u64) {
+    pub(crate) fn new(graph: &Graph, node: &Node, kernels: &'static Kernels, plan: &Plan) -> Self {
         let of = |index: usize| {
             let id = node.inputs[index].0;
             (plan.places[id], graph.values[id].quantization)
@@ -158,7 +160,7 @@ impl Step {
             }
             Op::Pad { before } => Work::Pad(Gather::new(&input, input.dims.array(), *before, |axis, i| (axis, i))),
         };
-        (Self { output, border: to.zero_point ^ flip, work }, products)
+        Self { output, border: to.zero_point ^ flip, products, work }
     }
 
     pub(crate) fn packed_bytes(&self) -> usize {
@@ -188,10 +190,6 @@ fn binary((one, two, to): (Quantization, Quantization, Quantization), range: Ran
     }
 }
 
-/// Memory that a step works in.
-#[derive(Clone, Copy)]
-struct Arena(*mut u8);
-
 impl Arena {
     /// # Safety
     /// The bytes lie in the arena, and are not written while they are held.
@@ -211,39 +209,39 @@ impl Arena {
 impl Step {
     /// # Safety
     /// `arena` has the size and the alignment that the plan says. `scratch` has room for every tensor's channels.
-    pub(crate) unsafe fn run(&self, arena: *mut u8, scratch: &mut [i32], kernels: &Kernels) {
+    pub(crate) unsafe fn run(&self, arena: Arena, scratch: &mut [i32], kernels: &Kernels, split: Split) {
         if !self.output.is_dense() {
             let (start, bytes) = (self.output.start(), self.output.bytes());
             let mut inside = self.output;
             inside.offset -= start;
             // SAFETY: the output's place lies in the arena.
-            crate::edge::border(unsafe { Arena(arena).bytes_mut(start, bytes) }, &inside, self.border);
+            crate::edge::border(unsafe { arena.bytes_mut(start, bytes) }, &inside, self.border);
         }
         // SAFETY: as of this function.
         unsafe {
             match &self.work {
-                Work::Conv(step) => step.run(arena),
-                Work::Depthwise(step) => step.run(arena),
-                Work::Binary { one, two, of, product } => self.binary(Arena(arena), (one, two), of, *product, kernels),
+                Work::Conv(step) => step.run(arena, split, self.products),
+                Work::Depthwise(step) => step.run(arena, split, self.products),
+                Work::Binary { one, two, of, product } => self.binary(arena, (one, two), of, *product, kernels),
                 Work::MatMul { one, two, transposed, of } => {
-                    self.matmul(Arena(arena), (one, two), *transposed, of, (scratch, kernels));
+                    self.matmul(arena, (one, two), *transposed, of, (scratch, kernels));
                 }
-                Work::MaxPool { input, window } => self.max_pool(Arena(arena), input, window, kernels),
+                Work::MaxPool { input, window } => self.max_pool(arena, input, window, kernels),
                 Work::AveragePool { input, window, include_pads, scales } => {
-                    self.average_pool(Arena(arena), (input, window, *include_pads), *scales, (scratch, kernels));
+                    self.average_pool(arena, (input, window, *include_pads), *scales, (scratch, kernels));
                 }
-                Work::Table { input, table } => self.stretches(Arena(arena), input, |x, y| {
+                Work::Table { input, table } => self.stretches(arena, input, |x, y| {
                     (kernels.elementwise.table)(x, y, table);
                 }),
-                Work::Softmax { input, scales: (from, to) } => self.pixels(Arena(arena), input, |x, y| {
+                Work::Softmax { input, scales: (from, to) } => self.pixels(arena, input, |x, y| {
                     softmax(x, y, from.scale, *to, kernels.flip);
                 }),
-                Work::Gather(parts) => parts.iter().for_each(|part| self.gather(Arena(arena), part, kernels)),
+                Work::Gather(parts) => parts.iter().for_each(|part| self.gather(arena, part, kernels)),
                 Work::Pad(part) => {
-                    Arena(arena).bytes_mut(self.output.start(), self.output.bytes()).fill(self.border);
-                    self.gather(Arena(arena), part, kernels);
+                    arena.bytes_mut(self.output.start(), self.output.bytes()).fill(self.border);
+                    self.gather(arena, part, kernels);
                 }
-                Work::Copy { input } => self.copy(Arena(arena), input),
+                Work::Copy { input } => self.copy(arena, input),
                 Work::Nothing => {}
             }
         }

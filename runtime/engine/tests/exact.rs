@@ -292,10 +292,10 @@ fn bytes(data: &Data) -> Vec<u8> {
     }
 }
 
-fn case(seed: u64, isa: &str) {
+fn case(seed: u64, isa: &str, threads: usize) {
     let mut random = Random(seed);
     let graph = graph(&mut random);
-    let options = Options { isa: Some(isa.to_owned()) };
+    let options = Options { isa: Some(isa.to_owned()), threads, products_min: Some(0) };
     let program = Program::compile(&graph, &options).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let mut session = program.session();
     // The second run finds what the first has left behind.
@@ -336,10 +336,17 @@ fn case(seed: u64, isa: &str) {
 fn every_instruction_set_computes_what_the_reference_says() {
     if let Ok(seed) = std::env::var("SEDGE_ENGINE_SEED") {
         let seed = seed.parse().expect("a number");
-        isas().into_iter().rev().for_each(|isa| case(seed, isa));
+        isas().into_iter().rev().for_each(|isa| case(seed, isa, 1));
         return;
     }
     for isa in isas().into_iter().rev() {
-        (0..CASES).for_each(|seed| case(seed, isa));
+        (0..CASES).for_each(|seed| case(seed, isa, 1));
+    }
+}
+
+#[test]
+fn threads_change_no_byte() {
+    for seed in 0..CASES / 10 {
+        isas().iter().for_each(|isa| case(seed, isa, 3));
     }
 }
