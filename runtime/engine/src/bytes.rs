@@ -20,8 +20,9 @@ impl AlignedBytes {
         self.bytes
     }
 
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.lines.as_ptr().cast()
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        // SAFETY: lines are bytes without gaps, and there are at least so many.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.bytes) }
     }
 
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {

@@ -73,6 +73,15 @@ fn fault(node: &str, problem: Problem) -> GraphError {
 /// # Errors
 /// [`GraphError`].
 pub fn check(graph: &Graph) -> Result<(), GraphError> {
+    all(graph, true)
+}
+
+/// Checks a graph whose weights were checked and packed before, and are no longer there.
+pub(crate) fn check_without_weights(graph: &Graph) -> Result<(), GraphError> {
+    all(graph, false)
+}
+
+fn all(graph: &Graph, weights: bool) -> Result<(), GraphError> {
     if graph.nodes.len() > NODES_MAX {
         return Err(fault("the graph", Problem::TooMany));
     }
@@ -95,7 +104,7 @@ pub fn check(graph: &Graph) -> Result<(), GraphError> {
         }
     }
     for node in &graph.nodes {
-        node_in(graph, node, &known)?;
+        node_in(graph, node, &known, weights)?;
         if !known.insert(node.output) {
             return Err(fault(&node.name, Problem::Twice(node.output.0)));
         }
@@ -126,7 +135,7 @@ fn edge(graph: &Graph, port: &Port) -> Result<(), GraphError> {
     Ok(())
 }
 
-fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>) -> Result<(), GraphError> {
+fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>, weights: bool) -> Result<(), GraphError> {
     let err = |problem| Err(fault(&node.name, problem));
     for input in &node.inputs {
         if !known.contains(input) {
@@ -152,7 +161,9 @@ fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>) -> Result<(), G
         Op::Conv(op) => {
             let over = windows(&node.name, &op.window, first.dims)?;
             is("output", out.dims, Dims { c: out.dims.c, ..over })?;
-            conv(&node.name, op, (first.dims, first.quantization), (out.dims, out.quantization))
+            layer(&node.name, op, first.dims, out.dims)?;
+            let quantized = (first.quantization, out.quantization);
+            if weights { conv(&node.name, op, (first.dims, out.dims), quantized) } else { Ok(()) }
         }
         Op::Add(range) | Op::Mul(range) => {
             limits(&node.name, *range)?;
@@ -286,12 +297,7 @@ fn covered(name: &str, window: &Window, input: Dims) -> Result<(), GraphError> {
     if fits && near { Ok(()) } else { Err(fault(name, Problem::Window(window.kernel))) }
 }
 
-fn conv(
-    name: &str,
-    op: &Conv,
-    (input, from): (Dims, Quantization),
-    (output, to): (Dims, Quantization),
-) -> Result<(), GraphError> {
+fn layer(name: &str, op: &Conv, input: Dims, output: Dims) -> Result<(), GraphError> {
     let err = |problem| Err(fault(name, problem));
     limits(name, op.range)?;
     for channels in [input.c, output.c] {
@@ -299,19 +305,28 @@ fn conv(
             return err(Problem::Groups { channels, groups: op.groups });
         }
     }
+    if op.scales.len() != 1 && op.scales.len() != output.c {
+        return err(Problem::Count { what: "weight scales", found: op.scales.len(), expected: output.c });
+    }
+    op.scales.iter().try_for_each(|s| scale(name, *s))
+}
+
+fn conv(
+    name: &str,
+    op: &Conv,
+    (input, output): (Dims, Dims),
+    (from, to): (Quantization, Quantization),
+) -> Result<(), GraphError> {
+    let err = |problem| Err(fault(name, problem));
     // Sizes are those of accepted tensors and windows: their product fits.
     let per_channel = op.window.kernel[0] * op.window.kernel[1] * (input.c / op.groups);
     let expected = per_channel.saturating_mul(output.c);
     if op.weights.len() != expected {
         return err(Problem::Count { what: "weights", found: op.weights.len(), expected });
     }
-    if op.scales.len() != 1 && op.scales.len() != output.c {
-        return err(Problem::Count { what: "weight scales", found: op.scales.len(), expected: output.c });
-    }
     if !op.bias.is_empty() && op.bias.len() != output.c {
         return err(Problem::Count { what: "bias", found: op.bias.len(), expected: output.c });
     }
-    op.scales.iter().try_for_each(|s| scale(name, *s))?;
     let multipliers = conv_multipliers(op, from.scale, to.scale, output.c);
     for (channel, weights) in op.weights.chunks(per_channel).enumerate() {
         let weights: i64 = weights.iter().map(|w| i64::from(w.unsigned_abs())).sum();

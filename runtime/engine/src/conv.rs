@@ -4,9 +4,9 @@
 //! side; one for each tap where taps are dilated or channels are grouped. Blocks of output channels are packed once, in
 //! the order in which the kernel reads them.
 
-use crate::bytes::AlignedBytes;
 use crate::graph::{Conv, Quantization};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
+use crate::packed::{Packed, Source};
 use crate::place::Place;
 use crate::requantize::conv_multipliers;
 use crate::threads::{Arena, Split};
@@ -25,7 +25,7 @@ pub(crate) struct Step {
     before: usize,
     runs: Vec<usize>,
     strips: Vec<Strip>,
-    packed: AlignedBytes,
+    packed: Packed,
     limits: Output,
 }
 
@@ -85,6 +85,7 @@ impl Step {
         kernels: &'static Kernels,
         (input, from): (Place, Quantization),
         (output, to): (Place, Quantization),
+        source: &mut Source,
     ) -> Self {
         let [rows, columns] = op.window.kernel;
         let (channels_in, channels_out) = (input.dims.c / op.groups, output.dims.c / op.groups);
@@ -111,12 +112,11 @@ impl Step {
                 (first, bytes) = (end, bytes + blocks * block_bytes);
             }
         }
-        let mut packed = AlignedBytes::zeroed(bytes);
         let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
         let per_channel = rows * columns * channels_in;
-        for strip in &strips {
+        let pack = |packed: &mut [u8], strip: &Strip| {
             let gemm = strip.gemm;
-            let blocks = packed.as_mut_slice()[strip.offset..].chunks_exact_mut(strip.block_bytes);
+            let blocks = packed[strip.offset..].chunks_exact_mut(strip.block_bytes);
             for (first, block) in (strip.channels[0]..strip.channels[1]).step_by(gemm.channels).zip(blocks) {
                 for place in 0..gemm.channels {
                     let channel = first + (gemm.lane)(place);
@@ -136,7 +136,8 @@ impl Step {
                     }
                 }
             }
-        }
+        };
+        let packed = source.take(bytes, |packed| strips.iter().for_each(|strip| pack(packed, strip)));
         Self {
             input,
             output,
@@ -149,8 +150,8 @@ impl Step {
         }
     }
 
-    pub(crate) fn packed_bytes(&self) -> usize {
-        self.packed.len()
+    pub(crate) fn packed(&self) -> &Packed {
+        &self.packed
     }
 
     /// # Safety

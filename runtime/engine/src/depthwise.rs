@@ -5,10 +5,10 @@
 //! channels are few, or some of a pixel's channels where they are many; weights repeat with the period of both. Elsewhere
 //! an item is a pixel's next channels.
 
-use crate::bytes::AlignedBytes;
 use crate::conv::{folded_bias, put};
 use crate::graph::{Conv, Quantization};
 use crate::isa::{Depthwise, Kernels, Lanes, Output};
+use crate::packed::{Packed, Source};
 use crate::place::Place;
 use crate::requantize::conv_multipliers;
 use crate::threads::{Arena, Split};
@@ -30,7 +30,7 @@ pub(crate) struct Step {
     flat: bool,
     blocks: usize,
     block_bytes: usize,
-    packed: AlignedBytes,
+    packed: Packed,
     limits: Output,
 }
 
@@ -49,6 +49,7 @@ impl Step {
         kernels: &'static Kernels,
         (input, from): (Place, Quantization),
         (output, to): (Place, Quantization),
+        source: &mut Source,
     ) -> Self {
         let (kernel, channels) = (kernels.depthwise, output.dims.c);
         let [rows, columns] = op.window.kernel;
@@ -63,9 +64,8 @@ impl Step {
         let flat = op.window.stride[1] == 1 && period <= PERIOD_MAX;
         let blocks = if flat { period } else { channels.div_ceil(kernel.lanes) };
         let block_bytes = kernel.lanes * (8 + taps.len() * kernel.weights.bytes());
-        let mut packed = AlignedBytes::zeroed(blocks * block_bytes);
         let multipliers = conv_multipliers(op, from.scale, to.scale, channels);
-        for (index, block) in packed.as_mut_slice().chunks_exact_mut(block_bytes).enumerate() {
+        let pack = |(index, block): (usize, &mut [u8])| {
             for place in 0..kernel.lanes {
                 let lane = index * kernel.lanes + (kernel.lane)(place);
                 if !flat && lane >= channels {
@@ -82,7 +82,9 @@ impl Step {
                     put(body, (group * kernel.lanes + place) * kernel.depth + element, *weight, kernel.weights);
                 }
             }
-        }
+        };
+        let all = |packed: &mut [u8]| packed.chunks_exact_mut(block_bytes).enumerate().for_each(pack);
+        let packed = source.take(blocks * block_bytes, all);
         Self {
             input,
             output,
@@ -98,8 +100,8 @@ impl Step {
         }
     }
 
-    pub(crate) fn packed_bytes(&self) -> usize {
-        self.packed.len()
+    pub(crate) fn packed(&self) -> &Packed {
+        &self.packed
     }
 
     /// # Safety

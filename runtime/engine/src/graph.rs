@@ -8,12 +8,14 @@
 //! `clamp(round_half_even(sum as f32 * multiplier) + zero_point)` with a multiplier in f32. Nothing is computed with
 //! fused multiply-add, so every core yields the same bytes.
 
+use serde::{Deserialize, Serialize};
+
 /// A tensor of a [`Graph`], by its place in [`Graph::values`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ValueId(pub usize);
 
 /// Sizes of a tensor, channels last in memory. A matrix of rows and columns is `h = 1`, `w = rows`, `c = columns`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Dims {
     pub n: usize,
@@ -40,7 +42,7 @@ impl Dims {
 }
 
 /// How bytes in the unsigned domain stand for real values.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Quantization {
     /// Distance of two neighbouring values; finite and above 0.
     pub scale: f32,
@@ -49,7 +51,7 @@ pub struct Quantization {
 }
 
 /// A tensor.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Value {
     /// For messages.
     pub name: String,
@@ -62,7 +64,7 @@ pub struct Value {
 }
 
 /// Bytes that an output is limited to: the fused Relu, Relu6 or Clip, in the output's quantization.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// Smallest byte.
     pub low: u8,
@@ -76,7 +78,7 @@ impl Range {
 }
 
 /// Rows or columns that are added to each side of a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Pads {
     pub top: usize,
@@ -86,7 +88,7 @@ pub struct Pads {
 }
 
 /// How a window moves over a picture.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// Height and width of the window.
     pub kernel: [usize; 2],
@@ -99,7 +101,7 @@ pub struct Window {
 }
 
 /// A convolution, a depthwise convolution (`groups` equal to the input's channels), or a dense layer (a window of one).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Conv {
     /// Its window. Padding has the input's zero point.
     pub window: Window,
@@ -116,7 +118,7 @@ pub struct Conv {
 }
 
 /// An operator with one output.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Op {
     /// Of one input.
     Conv(Conv),
@@ -152,7 +154,7 @@ pub enum Op {
         factor: [usize; 2],
     },
     /// A function of one byte: any unary function, or another quantization.
-    Table(Box<[u8; 256]>),
+    Table(#[serde(with = "table")] Box<[u8; 256]>),
     /// Over the channels of each pixel.
     Softmax,
     /// The same bytes under other sizes, in the order of memory.
@@ -200,7 +202,7 @@ impl Op {
 }
 
 /// An operator in its place.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Node {
     /// For messages: the name that the model's file gives it.
     pub name: String,
@@ -213,7 +215,7 @@ pub struct Node {
 }
 
 /// Element type of a tensor outside of the engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Element {
     /// Bytes of the unsigned domain.
     U8,
@@ -224,7 +226,7 @@ pub enum Element {
 }
 
 /// A tensor at the edge of a graph.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
     /// The value inside.
     pub value: ValueId,
@@ -243,7 +245,7 @@ impl Port {
 }
 
 /// A quantized network. Nodes are in an order in which each reads only what is there.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Graph {
     /// All tensors.
     pub values: Vec<Value>,
@@ -265,5 +267,21 @@ impl Graph {
     /// Adds an operator.
     pub fn node(&mut self, name: &str, op: Op, inputs: &[ValueId], output: ValueId) {
         self.nodes.push(Node { name: name.to_owned(), op, inputs: inputs.to_vec(), output });
+    }
+}
+
+/// A table as bytes.
+mod table {
+    use serde::de::{Deserialize as _, Deserializer, Error as _};
+    use serde::ser::{Serialize as _, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(table: &[u8; 256], serializer: S) -> Result<S::Ok, S::Error> {
+        table.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<[u8; 256]>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        let wrong = |bytes: Box<[u8]>| D::Error::invalid_length(bytes.len(), &"256 bytes");
+        bytes.into_boxed_slice().try_into().map_err(wrong)
     }
 }

@@ -14,10 +14,12 @@ mod edge;
 mod elementwise;
 mod graph;
 mod isa;
+mod packed;
 mod place;
 mod program;
 pub mod reference;
 mod requantize;
+mod saved;
 mod step;
 mod threads;
 
@@ -26,3 +28,4 @@ pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, 
 pub use isa::{NoIsa, isas};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};
 pub use requantize::{dequantize, quantize, table};
+pub use saved::{SavedError, SharedBytes};

@@ -1,10 +1,11 @@
 //! A graph that is ready to run: its steps in order, and the arena that they work in.
 
 use crate::bytes::AlignedBytes;
-use crate::check::{GraphError, check};
+use crate::check::{GraphError, check, check_without_weights};
 use crate::edge::{self, Edge};
 use crate::graph::{Element, Graph, Port};
 use crate::isa::{Kernels, NoIsa, pick};
+use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
 use crate::step::Step;
 use crate::threads::{Arena, Split};
@@ -131,11 +132,25 @@ impl Program {
     /// [`CompileError`] naming the node.
     pub fn compile(graph: &Graph, options: &Options) -> Result<Self, CompileError> {
         check(graph)?;
-        let kernels = pick(options.isa.as_deref())?;
+        Self::prepare(graph, options, pick(options.isa.as_deref())?, &mut Source::Pack)
+    }
+
+    /// As [`Program::compile`], of a graph without its weights.
+    pub(crate) fn compile_saved(graph: &Graph, options: &Options, source: &mut Source) -> Result<Self, CompileError> {
+        check_without_weights(graph)?;
+        Self::prepare(graph, options, pick(options.isa.as_deref())?, source)
+    }
+
+    fn prepare(
+        graph: &Graph,
+        options: &Options,
+        kernels: &'static Kernels,
+        source: &mut Source,
+    ) -> Result<Self, CompileError> {
         let plan = Plan::new(graph);
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
-            let step = Step::new(graph, node, kernels, &plan);
+            let step = Step::new(graph, node, kernels, &plan, source);
             steps.push(Named { name: node.name.clone(), kind: node.op.name(), step });
         }
         let edge = |port: &Port| Edge::new(port, &graph.values[port.value.0], plan.places[port.value.0]);
@@ -164,6 +179,10 @@ impl Program {
         })
     }
 
+    pub(crate) fn packed(&self) -> impl Iterator<Item = &Packed> {
+        self.steps.iter().filter_map(|named| named.step.packed())
+    }
+
     /// Name of the instruction set it was compiled for.
     pub fn isa(&self) -> &'static str {
         self.kernels.name
@@ -190,7 +209,7 @@ impl Program {
 
     /// Bytes of the packed weights, and of a session's arena.
     pub fn memory_bytes(&self) -> (usize, usize) {
-        (self.steps.iter().map(|named| named.step.packed_bytes()).sum(), self.arena_bytes)
+        (self.steps.iter().map(|named| named.step.packed().map_or(0, Packed::len)).sum(), self.arena_bytes)
     }
 
     /// Runs once. Tensors are in native byte order and in the order of their ports.

@@ -5,6 +5,7 @@ use crate::depthwise::{self, is_depthwise};
 use crate::elementwise::{Binary, Second};
 use crate::graph::{Dims, Graph, Node, Op, Quantization, Range, Window};
 use crate::isa::Kernels;
+use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
 use crate::requantize::{AddScales, average_multiplier, mul_multiplier, softmax, table};
 use crate::threads::{Arena, Split};
@@ -95,7 +96,7 @@ impl Gather {
 }
 
 impl Step {
-    pub(crate) fn new(graph: &Graph, node: &Node, kernels: &'static Kernels, plan: &Plan) -> Self {
+    pub(crate) fn new(graph: &Graph, node: &Node, kernels: &'static Kernels, plan: &Plan, source: &mut Source) -> Self {
         let of = |index: usize| {
             let id = node.inputs[index].0;
             (plan.places[id], graph.values[id].quantization)
@@ -108,11 +109,12 @@ impl Step {
         let mut products = 0;
         let work = match &node.op {
             Op::Conv(op) => {
-                products = pixels * op.weights.len() as u64;
+                let taps = (op.window.kernel[0] * op.window.kernel[1]) as u64;
+                products = pixels * taps * (output.dims.c * (input.dims.c / op.groups)) as u64;
                 if is_depthwise(op, input.dims.c, output.dims.c) {
-                    Work::Depthwise(depthwise::Step::new(op, kernels, (input, from), (output, to)))
+                    Work::Depthwise(depthwise::Step::new(op, kernels, (input, from), (output, to), source))
                 } else {
-                    Work::Conv(conv::Step::new(op, kernels, (input, from), (output, to)))
+                    Work::Conv(conv::Step::new(op, kernels, (input, from), (output, to), source))
                 }
             }
             Op::Add(range) | Op::Mul(range) => {
@@ -163,11 +165,12 @@ impl Step {
         Self { output, border: to.zero_point ^ flip, products, work }
     }
 
-    pub(crate) fn packed_bytes(&self) -> usize {
+    /// Packed weights, when it has some.
+    pub(crate) fn packed(&self) -> Option<&Packed> {
         match &self.work {
-            Work::Conv(step) => step.packed_bytes(),
-            Work::Depthwise(step) => step.packed_bytes(),
-            _ => 0,
+            Work::Conv(step) => Some(step.packed()),
+            Work::Depthwise(step) => Some(step.packed()),
+            _ => None,
         }
     }
 }
