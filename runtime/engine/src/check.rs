@@ -6,6 +6,8 @@ use std::collections::HashSet;
 
 /// Larger tensors are refused: their addresses would not fit a 32-bit device.
 pub const TENSOR_BYTES_MAX: usize = 1 << 28;
+/// Graphs whose tensors need more at the same time are refused.
+pub const ARENA_BYTES_MAX: usize = 1 << 30;
 /// More operators are refused.
 pub const NODES_MAX: usize = 10_000;
 /// Largest sum that an accumulator can hold: every sum of a layer must stay below it for every input.
@@ -37,8 +39,10 @@ pub enum Problem {
     Inputs { found: usize, expected: usize },
     #[error("its {what} is {found:?}, and must be {expected:?}")]
     Dims { what: &'static str, found: Dims, expected: Dims },
-    #[error("its tensor of {0:?} has no element or more than {TENSOR_BYTES_MAX}")]
+    #[error("its tensor of {0:?} has no element, or more than {TENSOR_BYTES_MAX} with its padding")]
     Size(Dims),
+    #[error("with it, tensors need more than {ARENA_BYTES_MAX} bytes at the same time")]
+    Arena,
     #[error("its constant has {found} bytes, and its sizes say {expected}")]
     Constant { found: usize, expected: usize },
     #[error("the scale {0} is not a finite number above 0")]
@@ -64,7 +68,7 @@ pub enum Problem {
     Axis(usize),
 }
 
-fn fault(node: &str, problem: Problem) -> GraphError {
+pub(crate) fn fault(node: &str, problem: Problem) -> GraphError {
     GraphError { node: node.to_owned(), problem }
 }
 

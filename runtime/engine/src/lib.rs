@@ -23,7 +23,7 @@ mod saved;
 mod step;
 mod threads;
 
-pub use check::{ACCUMULATOR_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
+pub use check::{ACCUMULATOR_MAX, ARENA_BYTES_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
 pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};
 pub use isa::{NoIsa, isas};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};

@@ -3,7 +3,8 @@
 //! A window that reaches over the edge then reads bytes like any other, and no kernel knows of borders. The room holds the
 //! zero point; it is written again before each use, since other tensors may have lain there.
 
-use crate::graph::{Dims, Graph, Node, Op, Pads, ValueId};
+use crate::check::{ARENA_BYTES_MAX, GraphError, Problem, TENSOR_BYTES_MAX, fault};
+use crate::graph::{Dims, Graph, Node, Op, Pads, Value, ValueId};
 use crate::isa::SLACK_BYTES;
 
 /// Places begin at multiples of this: a cache line.
@@ -22,10 +23,13 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn new(dims: Dims, pads: Pads) -> Self {
-        let row = (dims.w + pads.left + pads.right) * dims.c;
-        let picture = (dims.h + pads.top + pads.bottom) * row;
-        Self { offset: pads.top * row + pads.left * dims.c, row, picture, dims, pads }
+    /// None where that is more than a tensor may have.
+    fn new(dims: Dims, pads: Pads) -> Option<Self> {
+        let along = |size: usize, before: usize, after: usize| size.checked_add(before)?.checked_add(after);
+        let row = along(dims.w, pads.left, pads.right)?.checked_mul(dims.c)?;
+        let picture = along(dims.h, pads.top, pads.bottom)?.checked_mul(row)?;
+        let all = picture.checked_mul(dims.n).filter(|all| *all <= TENSOR_BYTES_MAX);
+        all.map(|_| Self { offset: pads.top * row + pads.left * dims.c, row, picture, dims, pads })
     }
 
     /// Bytes with the padding of all pictures.
@@ -90,9 +94,12 @@ fn shares(node: &Node) -> Option<ValueId> {
 impl Plan {
     /// Gives each tensor its place: the largest first, each at the lowest place that no tensor has which is needed at the
     /// same time.
-    pub(crate) fn new(graph: &Graph) -> Self {
+    ///
+    /// # Errors
+    /// When there is more than [`TENSOR_BYTES_MAX`] or [`ARENA_BYTES_MAX`] of it.
+    pub(crate) fn new(graph: &Graph) -> Result<Self, GraphError> {
         let count = graph.values.len();
-        let mut pads = wanted(graph);
+        let pads = wanted(graph);
         // Tensors that share bytes, by the first of them.
         let mut owner: Vec<usize> = (0..count).collect();
         for node in &graph.nodes {
@@ -109,8 +116,11 @@ impl Plan {
             }
         }
         let lives = lives(graph, &owner);
-        let mut places: Vec<Place> =
-            graph.values.iter().zip(&mut pads).map(|(value, pads)| Place::new(value.dims, *pads)).collect();
+        let place = |(value, pads): (&Value, &Pads)| {
+            let too_large = || fault(&value.name, Problem::Size(value.dims));
+            Place::new(value.dims, *pads).ok_or_else(too_large)
+        };
+        let mut places: Vec<Place> = graph.values.iter().zip(&pads).map(place).collect::<Result<_, _>>()?;
         let mut order: Vec<usize> = (0..count).filter(|&value| owner[value] == value).collect();
         order.sort_by_key(|&value| (std::cmp::Reverse(places[value].bytes()), value));
         let mut taken: Vec<(usize, usize, usize)> = Vec::new();
@@ -134,13 +144,16 @@ impl Plan {
             taken.push((value, start, start + size));
             places[value].offset += start;
             bytes = bytes.max(start + size);
+            if bytes > ARENA_BYTES_MAX {
+                return Err(fault(&graph.values[value].name, Problem::Arena));
+            }
         }
         for value in 0..count {
             if owner[value] != value {
                 places[value].offset = places[owner[value]].offset;
             }
         }
-        Self { places, bytes: bytes + SLACK_BYTES }
+        Ok(Self { places, bytes: bytes + SLACK_BYTES })
     }
 }
 

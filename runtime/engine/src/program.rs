@@ -147,7 +147,7 @@ impl Program {
         kernels: &'static Kernels,
         source: &mut Source,
     ) -> Result<Self, CompileError> {
-        let plan = Plan::new(graph);
+        let plan = Plan::new(graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {
             let step = Step::new(graph, node, kernels, &plan, source);
