@@ -25,6 +25,11 @@ impl AlignedBytes {
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.bytes) }
     }
 
+    pub(crate) fn as_sums(&mut self) -> &mut [i32] {
+        // SAFETY: lines are aligned for any number, and every bit pattern is one.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.bytes / size_of::<i32>()) }
+    }
+
     pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
         self.lines.as_mut_ptr().cast()
     }

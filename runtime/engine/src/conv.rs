@@ -31,19 +31,19 @@ pub(crate) struct Step {
 
 /// Blocks of one kernel that lie side by side.
 #[derive(Debug)]
-struct Strip {
-    gemm: &'static Gemm,
+pub(crate) struct Strip {
+    pub(crate) gemm: &'static Gemm,
     /// Groups of the kernel's depth in each run.
-    depth_groups: usize,
+    pub(crate) depth_groups: usize,
     /// Most windows of a tile.
     windows: usize,
     /// From a window's first byte to the group's first channel.
     into: usize,
     /// First output channel, and the first that is not of this strip.
-    channels: [usize; 2],
+    pub(crate) channels: [usize; 2],
     /// Of the first block in the packed weights, and from one to the next.
-    offset: usize,
-    block_bytes: usize,
+    pub(crate) offset: usize,
+    pub(crate) block_bytes: usize,
 }
 
 impl Strip {
@@ -58,8 +58,20 @@ impl Strip {
         if blocks * self.block_bytes <= WEIGHTS_NEAR_BYTES { blocks } else { 1 }
     }
 
+    /// Computes a block of a tile.
+    ///
+    /// # Safety
+    /// Windows and outputs are those of the tile's pixels, and the kernel was picked for this core.
+    pub(crate) unsafe fn block(&self, packed: &[u8], index: usize, windows: usize, tile: &mut Tile<'_>) {
+        tile.block = packed[self.offset + index * self.block_bytes..][..self.block_bytes].as_ptr();
+        tile.first = self.channels[0] + index * self.gemm.channels;
+        tile.channels = self.gemm.channels.min(self.channels[1] - tile.first);
+        // SAFETY: as of this function.
+        unsafe { (self.gemm.tile)(windows, tile) };
+    }
+
     /// Tiles of windows times turns of blocks.
-    fn units(&self, pixels: usize) -> usize {
+    pub(crate) fn units(&self, pixels: usize) -> usize {
         self.blocks() / self.together() * pixels.div_ceil(self.windows)
     }
 }
@@ -97,21 +109,9 @@ impl Step {
         };
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
         let pixels = output.dims.n * output.dims.h * output.dims.w;
-        let (mut strips, mut bytes) = (Vec::new(), 0);
-        for group in 0..op.groups {
-            let mut first = group * channels_out;
-            for (gemm, blocks) in cheapest(kernels.gemms, pixels, channels_out, (run, runs.len())) {
-                let depth_groups = run.div_ceil(gemm.depth);
-                let weights = runs.len() * depth_groups * gemm.depth * gemm.weights.bytes();
-                let block_bytes = (gemm.channels * (8 + weights)).next_multiple_of(64);
-                let end = (first + blocks * gemm.channels).min((group + 1) * channels_out);
-                // Windows are spread evenly over the tiles.
-                let windows = pixels.div_ceil(pixels.div_ceil(gemm.windows));
-                let (into, channels, offset) = (group * channels_in, [first, end], bytes);
-                strips.push(Strip { gemm, depth_groups, windows, into, channels, offset, block_bytes });
-                (first, bytes) = (end, bytes + blocks * block_bytes);
-            }
-        }
+        let group = |group: usize| [group * channels_in, group * channels_out, (group + 1) * channels_out];
+        let groups: Vec<[usize; 3]> = (0..op.groups).map(group).collect();
+        let (strips, bytes) = cover(kernels.gemms, pixels, (run, runs.len()), &groups);
         let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
         let per_channel = rows * columns * channels_in;
         let pack = |packed: &mut [u8], strip: &Strip| {
@@ -168,27 +168,14 @@ impl Step {
     /// # Safety
     /// As of [`Step::run`].
     unsafe fn run_units(&self, arena: Arena, pixels: usize, units: Range<usize>) {
-        let mut before = 0;
-        for strip in &self.strips {
-            let own = strip.units(pixels);
-            let tiles = pixels.div_ceil(strip.windows);
-            let together = strip.together();
-            let mine = units.start.max(before)..units.end.min(before + own);
-            for unit in mine {
-                let (turn, tile) = ((unit - before) / tiles, (unit - before) % tiles);
-                let pixel = tile * strip.windows;
-                let windows = strip.windows.min(pixels - pixel);
-                let mut tile = self.tile(arena.0, strip, pixel, windows);
-                for block in turn * together..(turn + 1) * together {
-                    tile.block = self.packed.as_ptr().wrapping_add(strip.offset + block * strip.block_bytes);
-                    tile.first = strip.channels[0] + block * strip.gemm.channels;
-                    tile.channels = strip.gemm.channels.min(strip.channels[1] - tile.first);
-                    // SAFETY: as of this function; the kernels were picked for this core.
-                    unsafe { (strip.gemm.tile)(windows, &tile) };
-                }
+        let packed = self.packed.as_slice();
+        each_tile(&self.strips, pixels, units, |strip, pixel, windows, blocks| {
+            let mut tile = self.tile(arena.0, strip, pixel, windows);
+            for block in blocks {
+                // SAFETY: as of this function; the kernels were picked for this core.
+                unsafe { strip.block(packed, block, windows, &mut tile) };
             }
-            before += own;
-        }
+        });
     }
 
     /// Windows and outputs of some neighbouring pixels.
@@ -204,6 +191,7 @@ impl Step {
             block: std::ptr::null(),
             first: 0,
             channels: 0,
+            plus: None,
             output: self.limits,
         };
         for i in 0..windows {
@@ -219,6 +207,52 @@ impl Step {
             }
         }
         tile
+    }
+}
+
+/// Covers output channels with blocks, for each group of channels: how far into a window its input channels begin, its
+/// first output channel, and the first that is not of it. How many bytes all blocks take.
+pub(crate) fn cover(
+    gemms: &'static [Gemm],
+    pixels: usize,
+    (run, runs): (usize, usize),
+    groups: &[[usize; 3]],
+) -> (Vec<Strip>, usize) {
+    let (mut strips, mut bytes) = (Vec::new(), 0);
+    for &[into, mut first, last] in groups {
+        for (gemm, blocks) in cheapest(gemms, pixels, last - first, (run, runs)) {
+            let depth_groups = run.div_ceil(gemm.depth);
+            let weights = runs * depth_groups * gemm.depth * gemm.weights.bytes();
+            let block_bytes = (gemm.channels * (8 + weights)).next_multiple_of(64);
+            let end = (first + blocks * gemm.channels).min(last);
+            // Windows are spread evenly over the tiles.
+            let windows = pixels.div_ceil(pixels.div_ceil(gemm.windows));
+            let (channels, offset) = ([first, end], bytes);
+            strips.push(Strip { gemm, depth_groups, windows, into, channels, offset, block_bytes });
+            (first, bytes) = (end, bytes + blocks * block_bytes);
+        }
+    }
+    (strips, bytes)
+}
+
+/// Some of the tiles, which are counted through all strips: its strip, its first pixel, how many pixels, and the blocks that
+/// it meets.
+pub(crate) fn each_tile(
+    strips: &[Strip],
+    pixels: usize,
+    units: Range<usize>,
+    mut with: impl FnMut(&Strip, usize, usize, Range<usize>),
+) {
+    let mut before = 0;
+    for strip in strips {
+        let own = strip.units(pixels);
+        let (tiles, together) = (pixels.div_ceil(strip.windows), strip.together());
+        for unit in units.start.max(before)..units.end.min(before + own) {
+            let (turn, tile) = ((unit - before) / tiles, (unit - before) % tiles);
+            let pixel = tile * strip.windows;
+            with(strip, pixel, strip.windows.min(pixels - pixel), turn * together..(turn + 1) * together);
+        }
+        before += own;
     }
 }
 

@@ -26,12 +26,6 @@ pub(crate) enum Second<'a> {
     One(u8),
 }
 
-/// The product of two rows, with their zero points.
-pub(crate) type Dot = fn(&[u8], &[u8], (u8, u8), u8) -> i32;
-
-/// Adds a row, less its zero point, times a factor to sums.
-pub(crate) type AddRow = fn(&[u8], &mut [i32], i32, (u8, u8));
-
 /// Zero point, what bytes are exclusive-ored with, and limits.
 pub(crate) type Shift = ((u8, u8), Range);
 
@@ -46,8 +40,6 @@ pub(crate) struct Elementwise {
     /// Adds bytes (unsigned domain) to sums.
     pub(crate) accumulate: fn(&[u8], &mut [i32], u8),
     /// Sums with something added, times a multiplier, as bytes.
-    pub(crate) dot: Dot,
-    pub(crate) add_row: AddRow,
     pub(crate) requantize: fn(&[i32], &mut [u8], i32, f32, Shift),
     pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
     pub(crate) dequantize: fn(&[u8], &mut [f32], Quantization, u8),
@@ -128,21 +120,6 @@ fn accumulate_loop(x: &[u8], sums: &mut [i32], flip: u8) {
 }
 
 #[inline(always)]
-fn dot_loop(one: &[u8], two: &[u8], (za, zb): (u8, u8), flip: u8) -> i32 {
-    // Differences of bytes fit 16 bits, for which there are instructions that multiply and add pairs.
-    let (za, zb) = (i16::from(za), i16::from(zb));
-    let product = |(a, b): (&u8, &u8)| i32::from(i16::from(a ^ flip) - za) * i32::from(i16::from(b ^ flip) - zb);
-    one.iter().zip(two).map(product).sum()
-}
-
-#[inline(always)]
-fn add_row_loop(x: &[u8], sums: &mut [i32], factor: i32, (zero_point, flip): (u8, u8)) {
-    for (x, sum) in x.iter().zip(sums) {
-        *sum += (i32::from(x ^ flip) - i32::from(zero_point)) * factor;
-    }
-}
-
-#[inline(always)]
 fn requantize_loop(sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, ((zero_point, flip), range): Shift) {
     for (sum, out) in sums.iter().zip(out) {
         *out = byte((sum + plus) as f32 * multiplier, zero_point.into(), range.low.into(), range.high.into()) ^ flip;
@@ -172,8 +149,6 @@ macro_rules! compiled_for {
             table: $module::table,
             max: $module::max,
             accumulate: $module::accumulate,
-            dot: $module::dot,
-            add_row: $module::add_row,
             requantize: $module::requantize,
             quantize: $module::quantize,
             dequantize: $module::dequantize,
@@ -185,13 +160,6 @@ macro_rules! compiled_for {
             compiled_for!(@ $($feature)?, table, table_loop, (x: &[u8], out: &mut [u8], table: &[u8; 256]));
             compiled_for!(@ $($feature)?, max, max_loop, (x: &[u8], out: &mut [u8], flip: u8));
             compiled_for!(@ $($feature)?, accumulate, accumulate_loop, (x: &[u8], sums: &mut [i32], flip: u8));
-            compiled_for!(@ $($feature)?, dot, dot_loop, (one: &[u8], two: &[u8], zeros: (u8, u8), flip: u8) -> i32);
-            compiled_for!(
-                @ $($feature)?,
-                add_row,
-                add_row_loop,
-                (x: &[u8], sums: &mut [i32], factor: i32, shift: (u8, u8))
-            );
             compiled_for!(
                 @ $($feature)?,
                 requantize,
@@ -212,16 +180,16 @@ macro_rules! compiled_for {
             );
         }
     };
-    (@ , $name:ident, $body:ident, ($($argument:ident: $ty:ty),*) $(-> $out:ty)?) => {
-        pub(super) fn $name($($argument: $ty),*) $(-> $out)? {
-            $body($($argument),*)
+    (@ , $name:ident, $body:ident, ($($argument:ident: $ty:ty),*)) => {
+        pub(super) fn $name($($argument: $ty),*) {
+            $body($($argument),*);
         }
     };
-    (@ $feature:literal, $name:ident, $body:ident, ($($argument:ident: $ty:ty),*) $(-> $out:ty)?) => {
-        pub(super) fn $name($($argument: $ty),*) $(-> $out)? {
+    (@ $feature:literal, $name:ident, $body:ident, ($($argument:ident: $ty:ty),*)) => {
+        pub(super) fn $name($($argument: $ty),*) {
             #[target_feature(enable = $feature)]
-            fn compiled($($argument: $ty),*) $(-> $out)? {
-                $body($($argument),*)
+            fn compiled($($argument: $ty),*) {
+                $body($($argument),*);
             }
             // SAFETY: reached only through kernels that were picked for a core that has these instructions.
             unsafe { compiled($($argument),*) }

@@ -44,6 +44,8 @@ pub(crate) struct Tile<'a> {
     /// The block's first channel, and how many channels of it exist.
     pub(crate) first: usize,
     pub(crate) channels: usize,
+    /// Added to all sums of a window.
+    pub(crate) plus: Option<[i32; WINDOWS_MAX]>,
     pub(crate) output: Output,
 }
 

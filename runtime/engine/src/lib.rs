@@ -14,6 +14,7 @@ mod edge;
 mod elementwise;
 mod graph;
 mod isa;
+mod matmul;
 mod packed;
 mod place;
 mod program;

@@ -108,8 +108,8 @@ struct Named {
 #[derive(Debug)]
 pub struct Session {
     arena: AlignedBytes,
-    /// Sums of one row of channels.
-    scratch: Vec<i32>,
+    /// What single steps want besides.
+    scratch: AlignedBytes,
 }
 
 /// What one operator took.
@@ -153,6 +153,7 @@ impl Program {
             let step = Step::new(graph, node, kernels, &plan, source);
             steps.push(Named { name: node.name.clone(), kind: node.op.name(), step });
         }
+        let scratch = steps.iter().map(|named| named.step.scratch_bytes()).max().unwrap_or(0);
         let edge = |port: &Port| Edge::new(port, &graph.values[port.value.0], plan.places[port.value.0]);
         let flipped = |bytes: &Vec<u8>| bytes.iter().map(|byte| byte ^ kernels.flip).collect();
         let constant =
@@ -175,7 +176,7 @@ impl Program {
             steps,
             constants: plan.places.iter().zip(&graph.values).filter_map(constant).collect(),
             arena_bytes: plan.bytes,
-            scratch: plan.places.iter().map(|place| place.dims.c).max().unwrap_or(0),
+            scratch,
         })
     }
 
@@ -194,7 +195,7 @@ impl Program {
         for (place, bytes) in &self.constants {
             edge::fill(arena.as_mut_slice(), place, bytes);
         }
-        Session { arena, scratch: vec![0; self.scratch] }
+        Session { arena, scratch: AlignedBytes::zeroed(self.scratch) }
     }
 
     /// Bytes of each input outside.

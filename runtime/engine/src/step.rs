@@ -1,10 +1,12 @@
 //! One operator, ready to run.
 
+use crate::bytes::AlignedBytes;
 use crate::conv;
 use crate::depthwise::{self, is_depthwise};
 use crate::elementwise::{Binary, Second};
 use crate::graph::{Dims, Graph, Node, Op, Quantization, Range, Window};
 use crate::isa::Kernels;
+use crate::matmul;
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
 use crate::requantize::{AddScales, average_multiplier, mul_multiplier, softmax, table};
@@ -31,12 +33,7 @@ enum Work {
         of: Binary,
         product: bool,
     },
-    MatMul {
-        one: Place,
-        two: Place,
-        transposed: bool,
-        of: Binary,
-    },
+    MatMul(matmul::Step),
     MaxPool {
         input: Place,
         window: Window,
@@ -127,7 +124,7 @@ impl Step {
                 let (two, second) = of(1);
                 products = pixels * (output.dims.c * input.dims.c) as u64;
                 let of = binary((from, second, to), *range, flip, true);
-                Work::MatMul { one: input, two, transposed: *transposed, of }
+                Work::MatMul(matmul::Step::new((input, two, output), *transposed, of, kernels))
             }
             Op::Concat { axis } => {
                 let mut at = [0; 4];
@@ -163,6 +160,15 @@ impl Step {
             Op::Pad { before } => Work::Pad(Gather::new(&input, input.dims.array(), *before, |axis, i| (axis, i))),
         };
         Self { output, border: to.zero_point ^ flip, products, work }
+    }
+
+    /// Bytes of scratch that a run wants.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        match &self.work {
+            Work::MatMul(step) => step.scratch_bytes(),
+            Work::AveragePool { .. } => self.output.dims.c * size_of::<i32>(),
+            _ => 0,
+        }
     }
 
     /// Packed weights, when it has some.
@@ -211,8 +217,8 @@ impl Arena {
 
 impl Step {
     /// # Safety
-    /// `arena` has the size and the alignment that the plan says. `scratch` has room for every tensor's channels.
-    pub(crate) unsafe fn run(&self, arena: Arena, scratch: &mut [i32], kernels: &Kernels, split: Split) {
+    /// `arena` has the size and the alignment that the plan says, and `scratch` the bytes that this step wants.
+    pub(crate) unsafe fn run(&self, arena: Arena, scratch: &mut AlignedBytes, kernels: &Kernels, split: Split) {
         if !self.output.is_dense() {
             let (start, bytes) = (self.output.start(), self.output.bytes());
             let mut inside = self.output;
@@ -226,9 +232,7 @@ impl Step {
                 Work::Conv(step) => step.run(arena, split, self.products),
                 Work::Depthwise(step) => step.run(arena, split, self.products),
                 Work::Binary { one, two, of, product } => self.binary(arena, (one, two), of, *product, kernels),
-                Work::MatMul { one, two, transposed, of } => {
-                    self.matmul(arena, (one, two), *transposed, of, (scratch, kernels));
-                }
+                Work::MatMul(step) => step.run(arena, scratch.as_mut_slice(), kernels.flip, split, self.products),
                 Work::MaxPool { input, window } => self.max_pool(arena, input, window, kernels),
                 Work::AveragePool { input, window, include_pads, scales } => {
                     self.average_pool(arena, (input, window, *include_pads), *scales, (scratch, kernels));
@@ -313,46 +317,6 @@ impl Step {
         }
     }
 
-    unsafe fn matmul(
-        &self,
-        arena: Arena,
-        (one, two): (&Place, &Place),
-        transposed: bool,
-        of: &Binary,
-        (scratch, kernels): (&mut [i32], &Kernels),
-    ) {
-        let (dims, k) = (self.output.dims, one.dims.c);
-        let (flip, shift) = (kernels.flip, (of.zero_point, kernels.flip));
-        let sums = &mut scratch[..dims.c];
-        for n in 0..dims.n {
-            for h in 0..dims.h {
-                let (n2, h2) = (if two.dims.n == 1 { 0 } else { n }, if two.dims.h == 1 { 0 } else { h });
-                for w in 0..dims.w {
-                    // SAFETY: as of this function.
-                    let x = unsafe { arena.bytes(one.pixel(n, h, w), k) };
-                    if transposed {
-                        for (c, sum) in sums.iter_mut().enumerate() {
-                            // SAFETY: as of this function.
-                            let y = unsafe { arena.bytes(two.pixel(n2, h2, c), k) };
-                            *sum = (kernels.elementwise.dot)(x, y, (of.zero_one, of.zero_two), flip);
-                        }
-                    } else {
-                        sums.fill(0);
-                        for (row, x) in x.iter().enumerate() {
-                            let x = i32::from(x ^ flip) - i32::from(of.zero_one);
-                            // SAFETY: as of this function.
-                            let y = unsafe { arena.bytes(two.pixel(n2, h2, row), dims.c) };
-                            (kernels.elementwise.add_row)(y, sums, x, (of.zero_two, flip));
-                        }
-                    }
-                    // SAFETY: as of this function.
-                    let out = unsafe { arena.bytes_mut(self.output.pixel(n, h, w), dims.c) };
-                    (kernels.elementwise.requantize)(sums, out, 0, of.scales.one, (shift, of.range));
-                }
-            }
-        }
-    }
-
     /// Pixels of a window that are not padding: rows and columns from and to.
     fn inside(window: &Window, input: &Place, [y, x]: [usize; 2]) -> (impl Iterator<Item = usize> + Clone, Columns) {
         let along = |axis: usize, at: usize, before: usize, size: usize| {
@@ -390,10 +354,10 @@ impl Step {
         arena: Arena,
         (input, window, include_pads): (&Place, &Window, bool),
         (from, to): (Quantization, Quantization),
-        (scratch, kernels): (&mut [i32], &Kernels),
+        (scratch, kernels): (&mut AlignedBytes, &Kernels),
     ) {
         let Dims { n, h, w, c } = self.output.dims;
-        let (sums, area) = (&mut scratch[..c], window.kernel[0] * window.kernel[1]);
+        let (sums, area) = (&mut scratch.as_sums()[..c], window.kernel[0] * window.kernel[1]);
         for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
             let (rows, columns) = Self::inside(window, input, [y, x]);
             sums.fill(0);

@@ -110,6 +110,11 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
             row[v] = bias;
         }
     }
+    if let Some(plus) = &tile.plus {
+        for (row, plus) in sums.iter_mut().zip(plus) {
+            *row = row.map(|sum| _mm512_add_epi32(sum, _mm512_set1_epi32(*plus)));
+        }
+    }
     // SAFETY: after bias and multipliers.
     let mut weights = unsafe { block.add(NV * 128) };
     for run in tile.runs {
@@ -147,6 +152,11 @@ unsafe fn eight<const MR: usize>(tile: &Tile<'_>) {
     let (bias, multipliers) =
         unsafe { (_mm256_loadu_si256(block.cast()), _mm256_loadu_ps(block.wrapping_add(32).cast())) };
     let mut sums = [bias; MR];
+    if let Some(plus) = &tile.plus {
+        for (sum, plus) in sums.iter_mut().zip(plus) {
+            *sum = _mm256_add_epi32(*sum, _mm256_set1_epi32(*plus));
+        }
+    }
     let mut weights = block.wrapping_add(64);
     for run in tile.runs {
         for (window, first) in windows.iter_mut().zip(tile.windows) {

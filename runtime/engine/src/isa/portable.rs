@@ -31,7 +31,8 @@ unsafe fn tile(windows: usize, tile: &Tile<'_>) {
         let (bias, multipliers) = unsafe {
             (tile.block.cast::<[i32; CHANNELS]>().read(), tile.block.add(CHANNELS * 4).cast::<[f32; CHANNELS]>().read())
         };
-        let mut sums = bias;
+        let plus = tile.plus.map_or(0, |plus| plus[i]);
+        let mut sums = bias.map(|bias| bias.wrapping_add(plus));
         // SAFETY: as above.
         let mut weights = unsafe { tile.block.add(CHANNELS * 8) }.cast::<[[i8; DEPTH]; CHANNELS]>();
         for run in tile.runs {
@@ -41,7 +42,9 @@ unsafe fn tile(windows: usize, tile: &Tile<'_>) {
                 // SAFETY: there is one group of weights for each of them.
                 let group = unsafe { weights.read() };
                 for (sum, weights) in sums.iter_mut().zip(group) {
-                    *sum += x.iter().zip(weights).map(|(x, w)| i32::from(*x) * i32::from(w)).sum::<i32>();
+                    let products: i32 = x.iter().zip(weights).map(|(x, w)| i32::from(*x) * i32::from(w)).sum();
+                    // Parts may leave an i32 where the whole does not.
+                    *sum = sum.wrapping_add(products);
                 }
                 // SAFETY: at most one past the last.
                 weights = unsafe { weights.add(1) };
