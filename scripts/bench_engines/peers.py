@@ -1,0 +1,77 @@
+"""The peers' environment and the generated models, made once and kept under the cache directory."""
+import fcntl
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+# One set of versions that was seen to work together. Another set gets an environment of its own beside it.
+PINNED = ["onnxruntime==1.32.0", "ai-edge-litert==2.3.0", "tensorflow-cpu==2.21.0", "tf2onnx==1.17.0", "onnx==1.23.2",
+          "numpy==2.4.6", "protobuf==7.36.2"]
+# Made in this order: the two that the design sets its bar by come first.
+NETWORKS = ["mobilenetv2", "resnet50", "mobilenetv1", "resnet18", "efficientnet_lite0", "detector", "encoder"]
+
+
+class Missing(Exception):
+    """Something that is not here and cannot be made: why, and what to do."""
+
+
+def cache():
+    root = pathlib.Path(os.environ.get("SEDGE_CACHE") or pathlib.Path.home() / ".cache" / "sedge")
+    directory = root / "peers"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def python(say):
+    """The interpreter of the peers' environment, which is made from PyPI if it is not there yet."""
+    venv = cache() / "venv"
+    interpreter, stamp = venv / "bin" / "python", venv / "pinned"
+    if stamp.exists() and stamp.read_text().split() == PINNED:
+        return interpreter
+    if sys.version_info[:2] != (3, 11):
+        raise Missing(f"the peers are pinned for Python 3.11, and this is {sys.version.split()[0]}: run it with python3.11")
+    say(f"making the peers' environment in {venv} (about 1.7 GB)")
+    for command in ([sys.executable, "-m", "venv", "--clear", venv], [interpreter, "-m", "pip", "install", "-q", *PINNED]):
+        if subprocess.run(command, stdout=sys.stderr).returncode:
+            raise Missing(f"the peers' environment was not made: {' '.join(map(str, command))} failed")
+    stamp.write_text("\n".join(PINNED))
+    return interpreter
+
+
+def generated(interpreter, names, say):
+    """The directory of the generated models, after making those of `names` that are not there; and their facts."""
+    directory = cache() / "models"
+    directory.mkdir(exist_ok=True)
+    facts = {}
+    with open(cache() / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two benches must not write the same file
+        for name in names:
+            path = directory / f"{name}.json"
+            if not path.exists():
+                say(f"generating {name} (a minute or two)")
+                made = subprocess.run([interpreter, "-B", HERE / "generate.py", name, directory], capture_output=True,
+                                      text=True)
+                if made.returncode:
+                    raise Missing(f"{name} was not generated:\n{made.stderr[-2000:]}")
+            facts[name] = json.loads(path.read_text())
+            for stem, why in facts[name]["failed"].items():
+                say(f"skipped: {stem} could not be made: {why}")
+    return directory, facts
+
+
+def macs(interpreter, paths):
+    """Multiply-accumulates of each ONNX file."""
+    if not paths:
+        return {}
+    counted = subprocess.run([interpreter, "-B", HERE / "macs.py", *paths], capture_output=True, text=True)
+    if counted.returncode:
+        raise Missing(f"the multiply-accumulates were not counted:\n{counted.stderr[-2000:]}")
+    return json.loads(counted.stdout.splitlines()[-1])
+
+
+def rten():
+    """The program of the rten peer, which is a crate of its own outside the workspace."""
+    return cache() / "rten" / "target" / "release" / "rten-peer"
