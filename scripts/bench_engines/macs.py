@@ -1,4 +1,5 @@
-"""Multiply-accumulates of convolutions and matrix products for one inference: `python macs.py MODEL.onnx …` in the venv."""
+"""Multiply-accumulates of convolutions and matrix products for one inference, of a model in float or with quantization
+in pairs around the operators of floats: `python macs.py MODEL.onnx …` in the venv."""
 import json
 import math
 import sys
@@ -15,14 +16,11 @@ def multiply_accumulates(path):
     shapes |= {w.name: list(w.dims) for w in graph.initializer}
     total = 0
     for node in graph.node:
-        # A quantized operator has scale and zero point after each tensor.
-        step = 3 if node.op_type.startswith("QLinear") else 1
-        operands = [shapes.get(node.input[i * step], []) for i in range(2)] if len(node.input) > step else []
-        result = shapes.get(node.output[0], [])
-        if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):
-            total += math.prod(result) * math.prod(operands[1][1:])
-        elif node.op_type in ("MatMul", "Gemm", "QLinearMatMul", "MatMulInteger"):
-            total += math.prod(result) * (operands[0][-1] if operands[0] else 0)
+        result = math.prod(shapes.get(node.output[0], [0]))
+        if node.op_type == "Conv":
+            total += result * math.prod(shapes.get(node.input[1], [])[1:])
+        elif node.op_type in ("MatMul", "Gemm"):
+            total += result * shapes.get(node.input[0], [0])[-1]
     return total
 
 

@@ -5,6 +5,7 @@ does, and batch normalization takes the statistics of random images, as it would
 the convolutions.
 """
 import keras
+import tensorflow as tf
 from keras import layers
 
 
@@ -32,7 +33,10 @@ def silu(x):
 
 
 def doubled(x):
-    return keras.ops.image.resize(x, (2 * x.shape[1], 2 * x.shape[2]), interpolation="nearest")
+    """Each pixel four times. Keras's own layers become a tile or a deprecated mode of ONNX's Resize."""
+    size = (2 * x.shape[1], 2 * x.shape[2])
+    resize = lambda t: tf.raw_ops.ResizeNearestNeighbor(images=t, size=size)
+    return layers.Lambda(resize, output_shape=(*size, x.shape[3]))(x)
 
 
 def classifier(inputs, x, activation=None):

@@ -3,6 +3,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # One set of versions that was seen to work together. Another set gets an environment of its own beside it.
 PINNED = ["onnxruntime==1.32.0", "ai-edge-litert==2.3.0", "tensorflow-cpu==2.21.0", "tf2onnx==1.17.0", "onnx==1.23.2",
           "numpy==2.4.6", "protobuf==7.36.2"]
+# What the figures depend on.
+VERSIONS = [v for v in PINNED if v.startswith(("onnxruntime", "ai-edge-litert"))] + ["rten==0.27.0"]
 # Made in this order: the two that the design sets its bar by come first.
 NETWORKS = ["mobilenetv2", "resnet50", "mobilenetv1", "resnet18", "efficientnet_lite0", "detector", "encoder"]
 
@@ -72,6 +75,38 @@ def macs(interpreter, paths):
     return json.loads(counted.stdout.splitlines()[-1])
 
 
-def rten():
-    """The program of the rten peer, which is a crate of its own outside the workspace."""
-    return cache() / "rten" / "target" / "release" / "rten-peer"
+RTEN_MANIFEST = """[package]
+name = "rten-peer"
+version = "0.0.0"
+edition = "2024"
+
+[[bin]]
+name = "rten-peer"
+path = "main.rs"
+
+[dependencies]
+rten = { version = "=0.27.0", default-features = false, features = ["onnx_format"] }
+
+[workspace]
+"""
+
+
+def rten(say):
+    """The program of the rten peer, built from crates.io in a crate of its own if it is not there yet."""
+    directory = cache() / "rten"
+    program, stamp = directory / "target" / "release" / "rten-peer", directory / "built"
+    source = (HERE / "rten_peer.rs").read_text()
+    if program.exists() and stamp.exists() and stamp.read_text() == RTEN_MANIFEST + source:
+        return program
+    if not shutil.which("cargo"):
+        raise Missing("the rten peer needs cargo")
+    directory.mkdir(exist_ok=True)
+    (directory / "Cargo.toml").write_text(RTEN_MANIFEST)
+    (directory / "main.rs").write_text(source)
+    say("building the rten peer (some minutes)")
+    env = {k: v for k, v in os.environ.items() if k not in ("CARGO_TARGET_DIR", "RUSTFLAGS")}
+    built = subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=directory, env=env, capture_output=True, text=True)
+    if built.returncode:
+        raise Missing(f"the rten peer was not built: {built.stderr.strip()[-1000:]}")
+    stamp.write_text(RTEN_MANIFEST + source)
+    return program

@@ -32,9 +32,7 @@ class Worker:
             env={**os.environ, **(env or {})}, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
         self.buffer = b""
         try:
-            self.ready = self.answer(LOAD_S_MAX)
-            if not self.ready.get("ready"):
-                raise Failed(f"it said {self.ready} in place of being ready")
+            self.ready = self.answer(LOAD_S_MAX, {"ready", "load_ms"})
         except BaseException:
             self.close()
             raise
@@ -45,19 +43,25 @@ class Worker:
             self.process.stdin.flush()
         except BrokenPipeError:
             raise Failed(self.last_words()) from None
-        return self.answer(seconds + SLICE_EXTRA_S_MAX)
+        return self.answer(seconds + SLICE_EXTRA_S_MAX, {"median_us", "p10_us", "p90_us", "iterations"})
 
-    def answer(self, seconds_max):
-        """The next line as an object. Lines that are none (a library's greeting) are passed over."""
+    def answer(self, seconds_max, fields):
+        """The next line as an object with these fields. Lines that are none (a library's greeting) are passed over."""
         end = time.monotonic() + seconds_max
         stdout = self.process.stdout.fileno()
         while True:
             line, newline, rest = self.buffer.partition(b"\n")
             if newline:
                 self.buffer = rest
-                if line.startswith(b"{"):
-                    return json.loads(line)
-                continue
+                if not line.startswith(b"{"):
+                    continue
+                try:
+                    found = json.loads(line)
+                except json.JSONDecodeError:
+                    found = {}
+                if not fields <= found.keys():
+                    raise Failed(f"it answered {line[:200].decode(errors='replace')!r}")
+                return found
             if len(self.buffer) > ANSWER_BYTES_MAX or not select.select([stdout], [], [], max(0, end - time.monotonic()))[0]:
                 raise Failed(f"no answer within {seconds_max:.0f} s")
             chunk = os.read(stdout, 4096)
@@ -66,7 +70,10 @@ class Worker:
             self.buffer += chunk
 
     def last_words(self):
-        self.process.wait(timeout=10)
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            return "it closed its output and did not end"
         self.errors.seek(0)
         lines = [line.strip() for line in self.errors.read().decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else f"it ended with code {self.process.returncode}"
@@ -94,7 +101,7 @@ def measure(engines, core, rounds, slice_s):
         try:
             workers[name] = Worker(command, core, env)
             results[name] = {"medians_us": [], "p10_us": [], "p90_us": [], "iterations": 0}
-        except (Failed, OSError, json.JSONDecodeError) as why:
+        except (Failed, OSError) as why:
             results[name] = {"failed": str(why)}
     try:
         # The first round warms caches, clocks and branch predictors, and is not counted.
@@ -115,7 +122,7 @@ def take_turn(name, workers, results, slice_s, counted):
     worker, result = workers[name], results[name]
     try:
         answer = worker.run(slice_s)
-    except (Failed, json.JSONDecodeError) as why:
+    except Failed as why:
         results[name] = {"failed": str(why)}
         workers.pop(name).close()
         return

@@ -2,6 +2,7 @@
 import dataclasses
 import fnmatch
 import pathlib
+import re
 
 import bench_engines.peers as peers
 
@@ -23,27 +24,36 @@ def case(directory, stem):
     return Case(stem, directory / f"{stem}.onnx", tflite if tflite.exists() else None)
 
 
+def in_integers(name, stems):
+    """The usual integer form of a network: as TFLite's converter made it, or else as onnxruntime's quantizer did."""
+    return next((s for s in (f"{name}_int8", f"{name}_s8s8_qdq", f"{name}_u8s8_qdq") if s in stems), None)
+
+
+def wanted(stem, name, usual, patterns):
+    """Whether the patterns ask for a form of a network; its name alone, or no pattern at all, asks for the usual one."""
+    return any(fnmatch.fnmatch(stem, p) or (p == name and stem == usual) for p in patterns or [usual or ""])
+
+
 def cases(root, interpreter, patterns, say):
-    """The rows for the patterns: by default every model in integers, as TFLite's converter made it or else onnxruntime's
-    quantizer. A name of a network alone stands for that default form."""
-    wanted = lambda stem: any(fnmatch.fnmatch(stem, p) or stem == f"{p}_int8" for p in patterns)
-    default = not patterns
+    """The rows that the patterns ask for. Networks that none of their forms is asked of are not generated."""
     found = []
     tiny = root.parent / "shared" / "models" / "mlperf-tiny"
     if tiny.is_dir():
-        stems = [f"{name}_{form}" for name in TINY for form in ("int8", "f32") if (tiny / f"{name}_{form}.onnx").exists()]
-        found += [case(tiny, stem) for stem in stems if (stem.endswith("_int8") if default else wanted(stem))]
+        for name in TINY:
+            stems = [s for s in (f"{name}_int8", f"{name}_f32") if (tiny / f"{s}.onnx").exists()]
+            found += [case(tiny, s) for s in stems if wanted(s, name, in_integers(name, stems), patterns)]
     else:
         say(f"skipped: the MLPerf Tiny models, because there is no {tiny}")
-    # A network is generated only if one of its forms may be asked for.
-    names = [n for n in peers.NETWORKS if default or any(p.startswith(n) or fnmatch.fnmatch(n, p.split("_")[0] + "*") or
-                                                         "*" in p for p in patterns)]
-    directory, facts = peers.generated(interpreter, names, say)
-    for name in names:
-        stems = facts[name]["files"]
-        usual = next((s for s in (f"{name}_int8", f"{name}_s8s8_qdq", f"{name}_u8s8_qdq") if s in stems), None)
-        found += [case(directory, s) for s in stems if (s == usual if default else wanted(s))]
-    counts = peers.macs(interpreter, [str(c.onnx) for c in found])
+    counts = peers.macs(interpreter, [str(one.onnx) for one in found])
     for one in found:
         one.macs = counts[str(one.onnx)]
+    # The part of a pattern before its first wildcard says which networks it could mean.
+    starts = [re.split(r"[*?\[]", p)[0] for p in patterns]
+    names = [n for n in peers.NETWORKS if not patterns or any(n.startswith(s) or s.startswith(n) for s in starts)]
+    directory, facts = peers.generated(interpreter, names, say)
+    for name in names:
+        stems, usual = facts[name]["files"], in_integers(name, facts[name]["files"])
+        for stem in stems:
+            if wanted(stem, name, usual, patterns):
+                found.append(dataclasses.replace(case(directory, stem), macs=facts[name]["macs"]))
     return found
