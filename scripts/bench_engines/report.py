@@ -52,9 +52,10 @@ def complete(run):
 
 
 def markdown(run):
-    engines = list(run["models"][0]["engines"]) if run["models"] else []
+    # An engine without a figure for any model gets no column, only its reason below.
+    engines = list(dict.fromkeys(e for m in run["models"] for e, r in m["engines"].items() if "median_us" in r))
     ours = [e for e in engines if e.startswith("sedge")]
-    peers = [e for e in engines if e not in ours]
+    pairs = [(o, p) for o in ours for p in engines if p not in ours]
     machine = run["machine"]
     parts = [
         f"{machine['cpu']}, core {run['core']}, one thread; {run['rounds']} rounds of {run['slice_s']} s for each engine; "
@@ -65,11 +66,11 @@ def markdown(run):
               [[m["model"], f"{m['macs'] / 1e9:.4g}", *(milliseconds(m["engines"][e]) for e in engines),
                 *([f"{m['engines'][ours[0]].get('gmacs_per_s', 0):.0f}"] if ours else [])] for m in run["models"]]),
     ]
-    if ours:
+    if pairs:
         parts += [
             "Ours by the peer's in the same round: median (quartiles). Below one is faster than the peer.",
-            table(["model", *(f"{o} / {title(p)}" for o in ours for p in peers)],
-                  [[m["model"], *(compared(m["ratios"][o][p]) for o in ours for p in peers)] for m in run["models"]]),
+            table(["model", *(f"{o} / {title(p)}" for o, p in pairs)],
+                  [[m["model"], *(compared(m["ratios"][o][p]) for o, p in pairs)] for m in run["models"]]),
         ]
     parts += [
         "Peak memory (RSS) of the engine's process in MB, in brackets without what the process had before it loaded the "
@@ -80,8 +81,12 @@ def markdown(run):
         table(["model", *map(title, engines)],
               [[m["model"], *(load(m["engines"][e]) for e in engines)] for m in run["models"]]),
     ]
-    why = {(e, m["model"]): r.get("failed") or r.get("skipped") for m in run["models"] for e, r in m["engines"].items()}
-    reasons = [f"- {title(engine)}, {model}: {text}" for (engine, model), text in why.items() if text]
+    reasons = {}
+    for model in run["models"]:
+        for engine, result in model["engines"].items():
+            if why := result.get("failed") or result.get("skipped"):
+                reasons.setdefault((engine, why), []).append(model["model"])
     if reasons:
-        parts.append("No figures:\n\n" + "\n".join(reasons))
+        parts.append("No figures:\n\n" + "\n".join(f"- {title(e)}, {', '.join(models)}: {why}"
+                                                   for (e, why), models in reasons.items()))
     return "\n\n".join(parts) + "\n"
