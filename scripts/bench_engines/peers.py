@@ -1,4 +1,5 @@
 """The peers' environment and the generated models, made once and kept under the cache directory."""
+import contextlib
 import fcntl
 import json
 import os
@@ -28,6 +29,14 @@ def cache():
     return directory
 
 
+@contextlib.contextmanager
+def exclusive():
+    """Two benches must not make the same file at once."""
+    with open(cache() / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def python(say):
     """The interpreter of the peers' environment, which is made from PyPI if it is not there yet."""
     venv = cache() / "venv"
@@ -49,8 +58,7 @@ def generated(interpreter, names, say):
     directory = cache() / "models"
     directory.mkdir(exist_ok=True)
     facts = {}
-    with open(cache() / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two benches must not write the same file
+    with exclusive():
         for name in names:
             path = directory / f"{name}.json"
             if not path.exists():
@@ -63,6 +71,19 @@ def generated(interpreter, names, say):
             for stem, why in facts[name]["failed"].items():
                 say(f"skipped: {stem} could not be made: {why}")
     return directory, facts
+
+
+def unsigned(interpreter, source):
+    """The directory and the stem of the form of an int8 model whose activations are uint8, made if it is not there."""
+    directory, stem = cache() / "models", source.stem.removesuffix("_int8") + "_u8"
+    with exclusive():
+        # The golden file is written last.
+        if not (directory / f"{stem}.golden.npz").exists():
+            made = subprocess.run([interpreter, "-B", HERE / "unsigned.py", source, directory, stem], capture_output=True,
+                                  text=True)
+            if made.returncode:
+                raise Missing(f"{stem} was not made of {source}:\n{made.stderr[-2000:]}")
+    return directory, stem
 
 
 def macs(interpreter, paths):

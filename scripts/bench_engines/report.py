@@ -1,7 +1,8 @@
 """The figures of one run as markdown tables and as one JSON object."""
 from bench_engines.rounds import ratio
 
-PEERS = {"tract": "tract", "tflite": "TFLite/XNNPACK", "onnxruntime": "ONNX Runtime", "rten": "rten"}
+PEERS = {"tract": "tract", "tflite": "TFLite/XNNPACK", "onnxruntime": "ONNX Runtime", "onnxruntime-u8": "ONNX Runtime, uint8",
+         "rten": "rten"}
 
 
 def title(engine):

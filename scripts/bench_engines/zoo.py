@@ -16,6 +16,8 @@ class Case:
     stem: str
     onnx: pathlib.Path
     tflite: pathlib.Path | None
+    # The same network with uint8 activations, which ONNX Runtime prefers; only of a row in int8.
+    unsigned: pathlib.Path | None = None
     macs: int = 0
 
 
@@ -34,26 +36,40 @@ def wanted(stem, name, usual, patterns):
     return any(fnmatch.fnmatch(stem, p) or (p == name and stem == usual) for p in patterns or [usual or ""])
 
 
+def rows(name, directory, stems, patterns, interpreter):
+    """The rows of one network. Its form with uint8 activations is made where one of them needs it."""
+    usual, found, unsigned = in_integers(name, stems), [], None
+    if f"{name}_int8" in stems and any(wanted(s, name, usual, patterns) for s in (f"{name}_int8", f"{name}_u8")):
+        unsigned = case(*peers.unsigned(interpreter, directory / f"{name}_int8.onnx"))
+    for stem in stems:
+        if wanted(stem, name, usual, patterns):
+            found.append(case(directory, stem))
+            if stem == f"{name}_int8":
+                found[-1].unsigned = unsigned.onnx
+    if wanted(f"{name}_u8", name, usual, patterns):
+        found.append(unsigned)
+    return found
+
+
 def cases(root, interpreter, patterns, say):
     """The rows that the patterns ask for. Networks that none of their forms is asked of are not generated."""
+    # The part of a pattern before its first wildcard says which networks it could mean.
+    starts = [re.split(r"[*?\[]", p)[0] for p in patterns]
+    names = [n for n in peers.NETWORKS if not patterns or any(n.startswith(s) or s.startswith(n) for s in starts)]
+    directory, facts = peers.generated(interpreter, names, say)
     found = []
     tiny = root.parent / "shared" / "models" / "mlperf-tiny"
     if tiny.is_dir():
         for name in TINY:
             stems = [s for s in (f"{name}_int8", f"{name}_f32") if (tiny / f"{s}.onnx").exists()]
-            found += [case(tiny, s) for s in stems if wanted(s, name, in_integers(name, stems), patterns)]
+            found += rows(name, tiny, stems, patterns, interpreter)
     else:
         say(f"skipped: the MLPerf Tiny models, because there is no {tiny}")
     counts = peers.macs(interpreter, [str(one.onnx) for one in found])
     for one in found:
         one.macs = counts[str(one.onnx)]
-    # The part of a pattern before its first wildcard says which networks it could mean.
-    starts = [re.split(r"[*?\[]", p)[0] for p in patterns]
-    names = [n for n in peers.NETWORKS if not patterns or any(n.startswith(s) or s.startswith(n) for s in starts)]
-    directory, facts = peers.generated(interpreter, names, say)
     for name in names:
-        stems, usual = facts[name]["files"], in_integers(name, facts[name]["files"])
-        for stem in stems:
-            if wanted(stem, name, usual, patterns):
-                found.append(dataclasses.replace(case(directory, stem), macs=facts[name]["macs"]))
+        for one in rows(name, directory, facts[name]["files"], patterns, interpreter):
+            one.macs = facts[name]["macs"]
+            found.append(one)
     return found
