@@ -5,7 +5,7 @@
     NAME_u8s8_qdq.onnx, …     what onnxruntime's own quantizer makes of the float ONNX, where the zoo asks for it
 
 Beside each a `*.golden.npz`: `x` random inputs, `onnxruntime` and, where there is such a file, `tflite` their outputs.
-`NAME.json` is written last and says that all files are there: sizes, multiply-accumulates, what did not convert and why.
+`NAME.json` is written last and says that all files are there: multiply-accumulates, what did not convert and why.
 """
 import json
 import os
@@ -102,7 +102,8 @@ def gelu(graph, node, name, args):
     scaled = graph.make_node("Div", [x, constant(np.sqrt(2))]).output[0]
     erf = graph.make_node("Add", [graph.make_node("Erf", [scaled]).output[0], constant(1)]).output[0]
     product = graph.make_node("Mul", [x, erf]).output[0]
-    return graph.make_node("Mul", [product, constant(0.5)], name=name, outputs=node.output, shapes=[shape], dtypes=[dtype])
+    return graph.make_node("Mul", [product, constant(0.5)], name=name, outputs=node.output, shapes=[shape],
+                           dtypes=[dtype])
 
 
 HANDLERS = {"TFL_GELU": (gelu, [])}
@@ -132,6 +133,9 @@ def quantize(source, path, form, calibration):
 
 
 def generate(name, directory):
+    # What was made of an earlier draw, in whatever form, would not belong to this one.
+    for left in directory.glob(f"{name}_*"):
+        left.unlink()
     rng = np.random.default_rng(SEED)
     keras.utils.set_random_seed(SEED)
     model = nets.NETS[name]()

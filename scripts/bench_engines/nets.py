@@ -1,8 +1,8 @@
 """The generated networks, built in Keras at their real shapes with random weights.
 
-Speed does not depend on what a network knows, but it does depend on activations that stay alive: weights are drawn as He
-does, and batch normalization takes the statistics of random images, as it would in training. The converter folds it into
-the convolutions.
+Speed does not depend on what a network knows, but it does depend on activations that stay alive: weights are drawn as
+He does, and batch normalization takes the statistics of random images, as it would in training. The converter folds it
+into the convolutions.
 """
 import keras
 import tensorflow as tf

@@ -44,13 +44,22 @@ def python(say):
     if stamp.exists() and stamp.read_text().split() == PINNED:
         return interpreter
     if sys.version_info[:2] != (3, 11):
-        raise Missing(f"the peers are pinned for Python 3.11, and this is {sys.version.split()[0]}: run it with python3.11")
+        raise Missing(f"the peers are pinned for Python 3.11, and this is {sys.version.split()[0]}: use python3.11")
     say(f"making the peers' environment in {venv} (about 1.7 GB)")
-    for command in ([sys.executable, "-m", "venv", "--clear", venv], [interpreter, "-m", "pip", "install", "-q", *PINNED]):
+    for command in ([sys.executable, "-m", "venv", "--clear", venv],
+                    [interpreter, "-m", "pip", "install", "-q", *PINNED]):
         if subprocess.run(command, stdout=sys.stderr).returncode:
             raise Missing(f"the peers' environment was not made: {' '.join(map(str, command))} failed")
     stamp.write_text("\n".join(PINNED))
     return interpreter
+
+
+def call(interpreter, script, *arguments):
+    """What one of the programs beside this one prints, run in the peers' environment."""
+    done = subprocess.run([interpreter, "-B", HERE / script, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise Missing(f"{script} {' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def generated(interpreter, names, say):
@@ -63,10 +72,7 @@ def generated(interpreter, names, say):
             path = directory / f"{name}.json"
             if not path.exists():
                 say(f"generating {name} (a minute or two)")
-                made = subprocess.run([interpreter, "-B", HERE / "generate.py", name, directory], capture_output=True,
-                                      text=True)
-                if made.returncode:
-                    raise Missing(f"{name} was not generated:\n{made.stderr[-2000:]}")
+                call(interpreter, "generate.py", name, directory)
             facts[name] = json.loads(path.read_text())
             for stem, why in facts[name]["failed"].items():
                 say(f"skipped: {stem} could not be made: {why}")
@@ -79,21 +85,13 @@ def unsigned(interpreter, source):
     with exclusive():
         # The golden file is written last.
         if not (directory / f"{stem}.golden.npz").exists():
-            made = subprocess.run([interpreter, "-B", HERE / "unsigned.py", source, directory, stem], capture_output=True,
-                                  text=True)
-            if made.returncode:
-                raise Missing(f"{stem} was not made of {source}:\n{made.stderr[-2000:]}")
+            call(interpreter, "unsigned.py", source, directory, stem)
     return directory, stem
 
 
 def macs(interpreter, paths):
     """Multiply-accumulates of each ONNX file."""
-    if not paths:
-        return {}
-    counted = subprocess.run([interpreter, "-B", HERE / "macs.py", *paths], capture_output=True, text=True)
-    if counted.returncode:
-        raise Missing(f"the multiply-accumulates were not counted:\n{counted.stderr[-2000:]}")
-    return json.loads(counted.stdout.splitlines()[-1])
+    return json.loads(call(interpreter, "macs.py", *paths).splitlines()[-1]) if paths else {}
 
 
 RTEN_MANIFEST = """[package]
@@ -126,7 +124,8 @@ def rten(say):
     (directory / "main.rs").write_text(source)
     say("building the rten peer (some minutes)")
     env = {k: v for k, v in os.environ.items() if k not in ("CARGO_TARGET_DIR", "RUSTFLAGS")}
-    built = subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=directory, env=env, capture_output=True, text=True)
+    built = subprocess.run(["cargo", "build", "--release", "--quiet"], cwd=directory, env=env, capture_output=True,
+                           text=True)
     if built.returncode:
         raise Missing(f"the rten peer was not built: {built.stderr.strip()[-1000:]}")
     stamp.write_text(RTEN_MANIFEST + source)

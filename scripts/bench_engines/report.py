@@ -1,8 +1,8 @@
 """The figures of one run as markdown tables and as one JSON object."""
 from bench_engines.rounds import ratio
 
-PEERS = {"tract": "tract", "tflite": "TFLite/XNNPACK", "onnxruntime": "ONNX Runtime", "onnxruntime-u8": "ONNX Runtime, uint8",
-         "rten": "rten"}
+PEERS = {"tract": "tract", "tflite": "TFLite/XNNPACK", "onnxruntime": "ONNX Runtime",
+         "onnxruntime-u8": "ONNX Runtime, uint8", "rten": "rten"}
 
 
 def title(engine):
@@ -59,8 +59,8 @@ def markdown(run):
     pairs = [(o, p) for o in ours for p in engines if p not in ours]
     machine = run["machine"]
     parts = [
-        f"{machine['cpu']}, core {run['core']}, one thread; {run['rounds']} rounds of {run['slice_s']} s for each engine; "
-        f"load at the start {machine['load']:.1f}, time stolen by the hypervisor {100 * run['stolen']:.1f} %; "
+        f"{machine['cpu']}, core {run['core']}, one thread; {run['rounds']} rounds of {run['slice_s']} s for each "
+        f"engine; load at the start {machine['load']:.1f}, time stolen by the hypervisor {100 * run['stolen']:.1f} %; "
         f"{run['date']}, {', '.join(run['versions'])}.",
         "Medians in milliseconds. They compare with each other within this run, and with nothing else.",
         table(["model", "GMAC", *map(title, engines), *([f"{ours[0]}, GMAC/s"] if ours else [])],
@@ -74,8 +74,8 @@ def markdown(run):
                   [[m["model"], *(compared(m["ratios"][o][p]) for o, p in pairs)] for m in run["models"]]),
         ]
     parts += [
-        "Peak memory (RSS) of the engine's process in MB, in brackets without what the process had before it loaded the "
-        "model.",
+        "Peak memory (RSS) of the engine's process in MB, in brackets without what the process had before it loaded "
+        "the model.",
         table(["model", *map(title, engines)],
               [[m["model"], *(megabytes(m["engines"][e]) for e in engines)] for m in run["models"]]),
         "Time to load in milliseconds, from a file in the page cache until the first inference could begin.",

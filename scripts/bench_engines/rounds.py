@@ -62,7 +62,9 @@ class Worker:
                 if not fields <= found.keys():
                     raise Failed(f"it answered {line[:200].decode(errors='replace')!r}")
                 return found
-            if len(self.buffer) > ANSWER_BYTES_MAX or not select.select([stdout], [], [], max(0, end - time.monotonic()))[0]:
+            if len(self.buffer) > ANSWER_BYTES_MAX:
+                raise Failed(f"a line of more than {ANSWER_BYTES_MAX} bytes")
+            if not select.select([stdout], [], [], max(0, end - time.monotonic()))[0]:
                 raise Failed(f"no answer within {seconds_max:.0f} s")
             chunk = os.read(stdout, 4096)
             if not chunk:
@@ -88,7 +90,7 @@ class Worker:
 
 
 def measure(engines, core, rounds, slice_s):
-    """What each engine did with one model. `engines` maps a name to its command and environment, or to why it is left out.
+    """What each engine did with one model. `engines` maps a name to command and environment, or to why there is none.
 
     Answers name → {"skipped": why} or {"failed": why} or the figures, with one median per round.
     """

@@ -1,7 +1,8 @@
 """The same quantized network with uint8 activations: `python unsigned.py SOURCE.onnx DIRECTORY STEM` in the venv.
 
-Every integer of an activation, and its zero point, is 128 more; nothing else changes. ONNX Runtime on x86 is about twice
-as fast with such a file as with int8 activations, so it is this file that shows what it can do.
+Every integer of an activation, and its zero point, is 128 more; nothing else changes. ONNX Runtime on x86 runs such a
+file in integers throughout and about twice as fast as one with int8 activations, so it is this file that shows what it
+can do.
 """
 import pathlib
 import sys

@@ -32,7 +32,7 @@ def in_integers(name, stems):
 
 
 def wanted(stem, name, usual, patterns):
-    """Whether the patterns ask for a form of a network; its name alone, or no pattern at all, asks for the usual one."""
+    """Whether the patterns ask for a form of a network; its name alone, or no pattern, asks for the usual one."""
     return any(fnmatch.fnmatch(stem, p) or (p == name and stem == usual) for p in patterns or [usual or ""])
 
 
