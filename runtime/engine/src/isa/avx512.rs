@@ -14,6 +14,7 @@
 
 use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm, in_order};
 use crate::elementwise;
+use crate::graph::Range;
 use std::arch::x86_64::*;
 
 pub(super) static VNNI: Kernels = Kernels {
@@ -202,12 +203,17 @@ unsafe fn store<const NV: usize>(
     let (low, high) = (output.range.low, output.range.high);
     match NV {
         4 => {
-            let zero_point = _mm512_set1_epi16(zero_point);
-            let one = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero_point);
-            let two = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero_point);
-            let bytes = _mm512_packus_epi16(one, two);
-            let bytes =
-                _mm512_min_epu8(_mm512_max_epu8(bytes, _mm512_set1_epi8(low as i8)), _mm512_set1_epi8(high as i8));
+            let (mut one, mut two) = (_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+            // Behind a Relu the zero point is 0 and nothing is limited.
+            if zero_point != 0 {
+                let zero_point = _mm512_set1_epi16(zero_point);
+                (one, two) = (_mm512_adds_epi16(one, zero_point), _mm512_adds_epi16(two, zero_point));
+            }
+            let mut bytes = _mm512_packus_epi16(one, two);
+            if output.range != Range::FULL {
+                bytes = _mm512_max_epu8(bytes, _mm512_set1_epi8(low as i8));
+                bytes = _mm512_min_epu8(bytes, _mm512_set1_epi8(high as i8));
+            }
             if count >= 64 {
                 // SAFETY: sixty-four channels exist.
                 unsafe { _mm512_storeu_si512(out.cast(), bytes) };
