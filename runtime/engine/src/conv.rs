@@ -44,20 +44,16 @@ pub(crate) struct Strip {
     /// Of the first block in the packed weights, and from one to the next.
     pub(crate) offset: usize,
     pub(crate) block_bytes: usize,
+    /// Tiles of windows.
+    tiles: usize,
+    /// Blocks that a tile of windows meets one after the other: all where the weights are few; else one, and all tiles
+    /// meet it before the next.
+    together: usize,
+    /// Tiles times turns of blocks.
+    pub(crate) units: usize,
 }
 
 impl Strip {
-    fn blocks(&self) -> usize {
-        (self.channels[1] - self.channels[0]).div_ceil(self.gemm.channels)
-    }
-
-    /// Blocks that a tile of windows meets one after the other: all where the weights are few; else one, and all tiles
-    /// meet it before the next.
-    fn together(&self) -> usize {
-        let blocks = self.blocks();
-        if blocks * self.block_bytes <= WEIGHTS_NEAR_BYTES { blocks } else { 1 }
-    }
-
     /// Computes a block of a tile.
     ///
     /// # Safety
@@ -68,11 +64,6 @@ impl Strip {
         tile.channels = self.gemm.channels.min(self.channels[1] - tile.first);
         // SAFETY: as of this function.
         unsafe { (self.gemm.tile)(windows, tile) };
-    }
-
-    /// Tiles of windows times turns of blocks.
-    pub(crate) fn units(&self, pixels: usize) -> usize {
-        self.blocks() / self.together() * pixels.div_ceil(self.windows)
     }
 }
 
@@ -158,7 +149,7 @@ impl Step {
     /// `arena` holds the places of input and output, with the slack behind them.
     pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64) {
         let pixels = self.output.dims.n * self.output.dims.h * self.output.dims.w;
-        let units = self.strips.iter().map(|strip| strip.units(pixels)).sum();
+        let units = self.strips.iter().map(|strip| strip.units).sum();
         // SAFETY: as of this function.
         split.over(units, products, |units| unsafe { self.run_units(arena, pixels, units) });
     }
@@ -169,8 +160,20 @@ impl Step {
     /// As of [`Step::run`].
     unsafe fn run_units(&self, arena: Arena, pixels: usize, units: Range<usize>) {
         let packed = self.packed.as_slice();
+        let mut tile = Tile {
+            windows: [std::ptr::null(); WINDOWS_MAX],
+            outputs: [std::ptr::null_mut(); WINDOWS_MAX],
+            runs: &self.runs,
+            groups: 0,
+            block: std::ptr::null(),
+            first: 0,
+            channels: 0,
+            plus: None,
+            output: self.limits,
+        };
         each_tile(&self.strips, pixels, units, |strip, pixel, windows, blocks| {
-            let mut tile = self.tile(arena.0, strip, pixel, windows);
+            tile.groups = strip.depth_groups;
+            self.place(&mut tile, arena.0.wrapping_add(strip.into), arena.0, pixel, windows);
             for block in blocks {
                 // SAFETY: as of this function; the kernels were picked for this core.
                 unsafe { strip.block(packed, block, windows, &mut tile) };
@@ -178,26 +181,15 @@ impl Step {
         });
     }
 
-    /// Windows and outputs of some neighbouring pixels.
-    fn tile(&self, arena: *mut u8, strip: &Strip, pixel: usize, windows: usize) -> Tile<'_> {
+    /// Places the windows and outputs of some neighbouring pixels.
+    fn place(&self, tile: &mut Tile<'_>, from: *mut u8, to: *mut u8, pixel: usize, windows: usize) {
         let (width, height) = (self.output.dims.w, self.output.dims.h);
         let (mut x, row) = (pixel % width, pixel / width);
         let (mut y, mut n) = (row % height, row / height);
-        let mut tile = Tile {
-            windows: [std::ptr::null(); WINDOWS_MAX],
-            outputs: [std::ptr::null_mut(); WINDOWS_MAX],
-            runs: &self.runs,
-            groups: strip.depth_groups,
-            block: std::ptr::null(),
-            first: 0,
-            channels: 0,
-            plus: None,
-            output: self.limits,
-        };
-        for i in 0..windows {
-            let from = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before + strip.into;
-            tile.windows[i] = arena.wrapping_add(from);
-            tile.outputs[i] = arena.wrapping_add(self.output.pixel(n, y, x));
+        let places = tile.windows.iter_mut().zip(&mut tile.outputs).take(windows);
+        for (window, output) in places {
+            let first = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before;
+            (*window, *output) = (from.wrapping_add(first), to.wrapping_add(self.output.pixel(n, y, x)));
             x += 1;
             if x == width {
                 (x, y) = (0, y + 1);
@@ -206,7 +198,6 @@ impl Step {
                 }
             }
         }
-        tile
     }
 }
 
@@ -227,8 +218,21 @@ pub(crate) fn cover(
             let end = (first + blocks * gemm.channels).min(last);
             // Windows are spread evenly over the tiles.
             let windows = pixels.div_ceil(pixels.div_ceil(gemm.windows));
-            let (channels, offset) = ([first, end], bytes);
-            strips.push(Strip { gemm, depth_groups, windows, into, channels, offset, block_bytes });
+            let (channels, offset, tiles) = ([first, end], bytes, pixels.div_ceil(windows));
+            let together = if blocks * block_bytes <= WEIGHTS_NEAR_BYTES { blocks } else { 1 };
+            let units = blocks / together * tiles;
+            strips.push(Strip {
+                gemm,
+                depth_groups,
+                windows,
+                into,
+                channels,
+                offset,
+                block_bytes,
+                tiles,
+                together,
+                units,
+            });
             (first, bytes) = (end, bytes + blocks * block_bytes);
         }
     }
@@ -245,14 +249,18 @@ pub(crate) fn each_tile(
 ) {
     let mut before = 0;
     for strip in strips {
-        let own = strip.units(pixels);
-        let (tiles, together) = (pixels.div_ceil(strip.windows), strip.together());
-        for unit in units.start.max(before)..units.end.min(before + own) {
-            let (turn, tile) = ((unit - before) / tiles, (unit - before) % tiles);
-            let pixel = tile * strip.windows;
-            with(strip, pixel, strip.windows.min(pixels - pixel), turn * together..(turn + 1) * together);
+        let mine = units.start.max(before)..units.end.min(before + strip.units);
+        let first = mine.start - before;
+        let (mut turn, mut tile) = (first / strip.tiles, first % strip.tiles);
+        for _ in mine {
+            let (pixel, block) = (tile * strip.windows, turn * strip.together);
+            with(strip, pixel, strip.windows.min(pixels - pixel), block..block + strip.together);
+            tile += 1;
+            if tile == strip.tiles {
+                (tile, turn) = (0, turn + 1);
+            }
         }
-        before += own;
+        before += strip.units;
     }
 }
 

@@ -57,7 +57,7 @@ impl Step {
             // SAFETY: as of this function.
             unsafe { self.pack(arena, second, scratch, flip) };
             let packed: &[u8] = scratch;
-            let units = self.strips.iter().map(|strip| strip.units(self.rows)).sum();
+            let units = self.strips.iter().map(|strip| strip.units).sum();
             // SAFETY: as of this function.
             split.over(units, products, |units| unsafe { self.run_units(arena, packed, batch, units, flip) });
         }
