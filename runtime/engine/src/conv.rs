@@ -186,16 +186,19 @@ impl Step {
         let (width, height) = (self.output.dims.w, self.output.dims.h);
         let (mut x, row) = (pixel % width, pixel / width);
         let (mut y, mut n) = (row % height, row / height);
-        let places = tile.windows.iter_mut().zip(&mut tile.outputs).take(windows);
-        for (window, output) in places {
-            let first = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before;
-            (*window, *output) = (from.wrapping_add(first), to.wrapping_add(self.output.pixel(n, y, x)));
-            x += 1;
-            if x == width {
-                (x, y) = (0, y + 1);
-                if y == height {
-                    (y, n) = (0, n + 1);
-                }
+        let (right, out_right) = (self.stride[1] * self.input.dims.c, self.output.dims.c);
+        let mut done = 0;
+        while done < windows {
+            let mut window = self.input.pixel(n, y * self.stride[0], x * self.stride[1]) - self.before;
+            let mut output = self.output.pixel(n, y, x);
+            let end = windows.min(done + width - x);
+            for (of_window, of_output) in tile.windows[done..end].iter_mut().zip(&mut tile.outputs[done..end]) {
+                (*of_window, *of_output) = (from.wrapping_add(window), to.wrapping_add(output));
+                (window, output) = (window + right, output + out_right);
+            }
+            (done, x, y) = (end, 0, y + 1);
+            if y == height {
+                (y, n) = (0, n + 1);
             }
         }
     }

@@ -143,7 +143,7 @@ fn dequantize_loop(x: &[u8], out: &mut [f32], from: Quantization, flip: u8) {
 
 macro_rules! compiled_for {
     ($name:ident, $module:ident, $($feature:literal)?) => {
-        pub(crate) static $name: Elementwise = Elementwise {
+        pub(crate) const $name: Elementwise = Elementwise {
             add: $module::add,
             mul: $module::mul,
             table: $module::table,

@@ -12,10 +12,18 @@
 //! Unpacking and packing work within 128-bit lanes. Lanes of a block are kept in the order in which they come out of it,
 //! so that nothing has to be put in order afterwards.
 
-use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm, in_order};
-use crate::elementwise;
+#![allow(
+    clippy::needless_range_loop,
+    reason = "loops over indices are unrolled, so that sums stay in registers; loops over iterators are not always"
+)]
+
+mod sum;
+
+use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
+use crate::elementwise::{self, Elementwise};
 use crate::graph::Range;
 use std::arch::x86_64::*;
+use std::sync::LazyLock;
 
 pub(super) static VNNI: Kernels = Kernels {
     name: "avx512vnni",
@@ -53,13 +61,26 @@ pub(super) static VNNI: Kernels = Kernels {
             depth: 4,
             windows: 24,
             weights: WeightForm::I8,
-            lane: in_order,
+            lane: half_lane::<1>,
             cost: |windows| ((windows as f32 * 0.7).max(4.0), 20.0 + 6.0 * windows as f32),
             tile: slim,
         },
+        Gemm {
+            channels: 16,
+            depth: 4,
+            windows: 12,
+            weights: WeightForm::I8,
+            lane: half_lane::<2>,
+            cost: |windows| {
+                // Where whole vectors are issued in two halves, halves cost half, and spreading bytes over them too.
+                let each = if in_halves() { 1.0 } else { 1.5 };
+                ((windows as f32 * each).max(8.0), 20.0 + 8.0 * windows as f32)
+            },
+            tile: slender,
+        },
     ],
     depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
-    elementwise: &elementwise::AVX512,
+    elementwise: &Elementwise { add: sum::add, ..elementwise::AVX512 },
     available: || {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
@@ -74,6 +95,22 @@ pub(super) static VNNI: Kernels = Kernels {
 fn lane<const NV: usize>(place: usize) -> usize {
     let (vector, within) = (place / 16, place % 16);
     within / 4 * 4 * NV + vector * 4 + within % 4
+}
+
+/// As [`lane`], of half vectors.
+fn half_lane<const NV: usize>(place: usize) -> usize {
+    let (vector, within) = (place / 8, place % 8);
+    within / 4 * 4 * NV + vector * 4 + within % 4
+}
+
+/// Whether this core takes vectors of 512 bits in two halves: Zen 4 does.
+fn in_halves() -> bool {
+    static IN_HALVES: LazyLock<bool> = LazyLock::new(|| {
+        let (vendor, version) = (__cpuid(0), __cpuid(1));
+        let family = (version.eax >> 8 & 0xf) + (version.eax >> 20 & 0xff);
+        [vendor.ebx, vendor.edx, vendor.ecx] == [0x6874_7541, 0x6974_6e65, 0x444d_4163] && family == 0x19
+    });
+    *IN_HALVES
 }
 
 macro_rules! by_windows {
@@ -96,7 +133,8 @@ macro_rules! by_windows {
 by_windows!(wide: 1 2 3 4 5 6 7 of dense, 4);
 by_windows!(middle: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 of dense, 2);
 by_windows!(narrow: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of dense, 1);
-by_windows!(slim: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of eight);
+by_windows!(slim: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of half, 1);
+by_windows!(slender: 1 2 3 4 5 6 7 8 9 10 11 12 of half, 2);
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -107,13 +145,15 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
     for v in 0..NV {
         // SAFETY: a block begins with the bias of each channel.
         let bias = unsafe { _mm512_loadu_si512(block.add(v * 64).cast()) };
-        for row in &mut sums {
-            row[v] = bias;
+        for i in 0..MR {
+            sums[i][v] = bias;
         }
     }
     if let Some(plus) = &tile.plus {
-        for (row, plus) in sums.iter_mut().zip(plus) {
-            *row = row.map(|sum| _mm512_add_epi32(sum, _mm512_set1_epi32(*plus)));
+        for i in 0..MR {
+            for v in 0..NV {
+                sums[i][v] = _mm512_add_epi32(sums[i][v], _mm512_set1_epi32(plus[i]));
+            }
         }
     }
     // SAFETY: after bias and multipliers.
@@ -137,52 +177,93 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
     // SAFETY: multipliers follow the bias.
     let multipliers: [__m512; NV] =
         std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(NV * 64 + v * 64).cast()) });
-    for (sums, out) in sums.into_iter().zip(tile.outputs) {
+    for i in 0..MR {
+        let out = tile.outputs[i].wrapping_add(tile.first);
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV>(sums, multipliers, tile.output, out.wrapping_add(tile.first), tile.channels) };
+        unsafe { store::<NV>(sums[i], multipliers, tile.output, out, tile.channels) };
     }
 }
 
-/// Eight channels, in half vectors: cores issue twice as many of them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn eight<const MR: usize>(tile: &Tile<'_>) {
-    let mut windows: [*const u8; MR] = std::array::from_fn(|i| tile.windows[i]);
+unsafe fn load<const NV: usize>(bytes: *const u8) -> [__m256i; NV] {
+    // SAFETY: the caller vouches for so many vectors.
+    std::array::from_fn(|v| unsafe { _mm256_loadu_si256(bytes.add(v * 32).cast()) })
+}
+
+/// As [`dense`], in half vectors of eight channels.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+unsafe fn half<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
+    let mut sums = [[_mm256_setzero_si256(); NV]; MR];
     let block = tile.block;
-    // SAFETY: a block has bias, multipliers, and the weights of each group of each run.
-    let (bias, multipliers) =
-        unsafe { (_mm256_loadu_si256(block.cast()), _mm256_loadu_ps(block.wrapping_add(32).cast())) };
-    let mut sums = [bias; MR];
+    for v in 0..NV {
+        // SAFETY: a block begins with the bias of each channel.
+        let bias = unsafe { _mm256_loadu_si256(block.add(v * 32).cast()) };
+        for i in 0..MR {
+            sums[i][v] = bias;
+        }
+    }
     if let Some(plus) = &tile.plus {
-        for (sum, plus) in sums.iter_mut().zip(plus) {
-            *sum = _mm256_add_epi32(*sum, _mm256_set1_epi32(*plus));
-        }
-    }
-    let mut weights = block.wrapping_add(64);
-    for run in tile.runs {
-        for (window, first) in windows.iter_mut().zip(tile.windows) {
-            *window = first.wrapping_add(*run);
-        }
-        for group in 0..tile.groups {
-            // SAFETY: as above.
-            let w = unsafe { _mm256_loadu_si256(weights.cast()) };
-            for (sum, window) in sums.iter_mut().zip(windows) {
-                // SAFETY: a window's runs may be read to their last group.
-                let x = unsafe { window.add(group * 4).cast::<i32>().read_unaligned() };
-                *sum = _mm256_dpbusd_epi32(*sum, _mm256_set1_epi32(x), w);
+        for i in 0..MR {
+            for v in 0..NV {
+                sums[i][v] = _mm256_add_epi32(sums[i][v], _mm256_set1_epi32(plus[i]));
             }
-            weights = weights.wrapping_add(32);
         }
     }
-    let output = tile.output;
-    let mask = if tile.channels >= 8 { u8::MAX } else { (1 << tile.channels) - 1 };
-    for (sum, out) in sums.into_iter().zip(tile.outputs) {
-        let q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sum), multipliers));
-        let q = _mm256_add_epi32(q, _mm256_set1_epi32(output.zero_point.into()));
-        let q = _mm256_max_epi32(q, _mm256_set1_epi32(output.range.low.into()));
-        let q = _mm256_min_epi32(q, _mm256_set1_epi32(output.range.high.into()));
+    let mut weights = block.wrapping_add(NV * 64);
+    for run in tile.runs {
+        let windows: [*const u8; MR] = std::array::from_fn(|i| tile.windows[i].wrapping_add(*run));
+        // Two groups at once: there are more windows than registers for their addresses.
+        let pairs = tile.groups / 2;
+        for pair in 0..pairs {
+            // SAFETY: one group of weights for each group of each run.
+            let w: [[__m256i; NV]; 2] = std::array::from_fn(|g| unsafe { load(weights.add((g * NV) * 32)) });
+            for i in 0..MR {
+                for g in 0..2 {
+                    // SAFETY: a window's runs may be read to their last group.
+                    let x = unsafe { windows[i].add(pair * 8 + g * 4).cast::<i32>().read_unaligned() };
+                    let x = _mm256_set1_epi32(x);
+                    for v in 0..NV {
+                        sums[i][v] = _mm256_dpbusd_epi32(sums[i][v], x, w[g][v]);
+                    }
+                }
+            }
+            weights = weights.wrapping_add(NV * 64);
+        }
+        if tile.groups % 2 == 1 {
+            // SAFETY: as above.
+            let w: [__m256i; NV] = unsafe { load(weights) };
+            for i in 0..MR {
+                // SAFETY: as above.
+                let x = unsafe { windows[i].add(pairs * 8).cast::<i32>().read_unaligned() };
+                let x = _mm256_set1_epi32(x);
+                for v in 0..NV {
+                    sums[i][v] = _mm256_dpbusd_epi32(sums[i][v], x, w[v]);
+                }
+            }
+            weights = weights.wrapping_add(NV * 32);
+        }
+    }
+    // SAFETY: multipliers follow the bias.
+    let multipliers: [__m256; NV] =
+        std::array::from_fn(|v| unsafe { _mm256_loadu_ps(block.add(NV * 32 + v * 32).cast()) });
+    let (zero_point, range) = (i16::from(tile.output.zero_point), tile.output.range);
+    let mask = if tile.channels >= 8 * NV { (1 << (8 * NV)) - 1 } else { (1_u32 << tile.channels) - 1 } as u16;
+    for i in 0..MR {
+        let q: [__m256i; NV] =
+            std::array::from_fn(|v| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][v]), multipliers[v])));
+        let words = _mm256_packs_epi32(q[0], q[NV - 1]);
+        let words = _mm256_adds_epi16(words, _mm256_set1_epi16(zero_point));
+        let words = _mm256_max_epi16(words, _mm256_set1_epi16(i16::from(range.low)));
+        let words = _mm256_min_epi16(words, _mm256_set1_epi16(i16::from(range.high)));
+        let mut bytes = _mm256_cvtepi16_epi8(words);
+        if NV == 1 {
+            // Each lane's four channels are there twice.
+            bytes = _mm_shuffle_epi32::<0b1000>(bytes);
+        }
         // SAFETY: the mask ends with the last channel that exists.
-        unsafe { _mm_mask_storeu_epi8(out.wrapping_add(tile.first).cast(), mask.into(), _mm256_cvtepi32_epi8(q)) };
+        unsafe { _mm_mask_storeu_epi8(tile.outputs[i].wrapping_add(tile.first).cast(), mask, bytes) };
     }
 }
 
