@@ -16,6 +16,7 @@ pub mod processor;
 pub mod sample;
 pub mod sandbox;
 mod tar_index;
+pub mod tflite;
 
 pub use bundle::{BundleError, VerifiedBundle};
 pub use model::{Model, ModelError, ModelOptions};

@@ -148,7 +148,7 @@ fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>, weights: bool) 
     }
     let Some(out) = graph.values.get(node.output.0) else { return err(Problem::NoValue(node.output.0)) };
     let expected = match &node.op {
-        Op::Add(_) | Op::Mul(_) | Op::MatMul { .. } => 2,
+        Op::Add(_) | Op::Mul(_) | Op::SquaredDifference | Op::MatMul { .. } => 2,
         Op::Concat { .. } => node.inputs.len().max(1),
         _ => 1,
     };
@@ -169,8 +169,10 @@ fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>, weights: bool) 
             let quantized = (first.quantization, out.quantization);
             if weights { conv(&node.name, op, (first.dims, out.dims), quantized) } else { Ok(()) }
         }
-        Op::Add(range) | Op::Mul(range) => {
-            limits(&node.name, *range)?;
+        Op::Add(_) | Op::Mul(_) | Op::SquaredDifference => {
+            if let Op::Add(range) | Op::Mul(range) = &node.op {
+                limits(&node.name, *range)?;
+            }
             is("first input", first.dims, out.dims)?;
             let spread = |small: usize, large: usize| if small == 1 { 1 } else { large };
             let (b, o) = (inputs[1].dims, out.dims);

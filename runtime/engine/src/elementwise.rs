@@ -5,12 +5,12 @@
 use crate::graph::{Quantization, Range};
 use crate::requantize::AddScales;
 
-/// Constants of a sum or a product of two tensors, in the unsigned domain.
+/// Constants of a sum, a product or a squared difference of two tensors, in the unsigned domain.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Binary {
     pub(crate) zero_one: u8,
     pub(crate) zero_two: u8,
-    /// Of a sum: both. Of a product: the first.
+    /// Of a product: the first. Else: both.
     pub(crate) scales: AddScales,
     pub(crate) zero_point: u8,
     pub(crate) range: Range,
@@ -34,6 +34,7 @@ pub(crate) type Shift = ((u8, u8), Range);
 pub(crate) struct Elementwise {
     pub(crate) add: fn(&[u8], Second<'_>, &mut [u8], &Binary),
     pub(crate) mul: fn(&[u8], Second<'_>, &mut [u8], &Binary),
+    pub(crate) squared_difference: fn(&[u8], Second<'_>, &mut [u8], &Binary),
     pub(crate) table: fn(&[u8], &mut [u8], &[u8; 256]),
     /// The larger of each pair, into the second.
     pub(crate) max: fn(&[u8], &mut [u8], u8),
@@ -99,6 +100,29 @@ fn mul_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
 }
 
 #[inline(always)]
+fn squared_difference_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+    let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
+    let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
+    let (sa, sb) = (of.scales.one, of.scales.two);
+    match two {
+        Second::Row(two) => {
+            for ((a, b), out) in one.iter().zip(two).zip(out) {
+                let (a, b) = (i32::from(a ^ flip) - za, i32::from(b ^ flip) - zb);
+                let difference = a as f32 * sa - b as f32 * sb;
+                *out = byte(difference * difference, zero_point, low, high) ^ flip;
+            }
+        }
+        Second::One(b) => {
+            let b = (i32::from(b ^ flip) - zb) as f32 * sb;
+            for (a, out) in one.iter().zip(out) {
+                let difference = (i32::from(a ^ flip) - za) as f32 * sa - b;
+                *out = byte(difference * difference, zero_point, low, high) ^ flip;
+            }
+        }
+    }
+}
+
+#[inline(always)]
 fn table_loop(x: &[u8], out: &mut [u8], table: &[u8; 256]) {
     for (x, out) in x.iter().zip(out) {
         *out = table[usize::from(*x)];
@@ -146,6 +170,7 @@ macro_rules! compiled_for {
         pub(crate) const $name: Elementwise = Elementwise {
             add: $module::add,
             mul: $module::mul,
+            squared_difference: $module::squared_difference,
             table: $module::table,
             max: $module::max,
             accumulate: $module::accumulate,
@@ -157,6 +182,12 @@ macro_rules! compiled_for {
             use super::*;
             compiled_for!(@ $($feature)?, add, add_loop, (one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary));
             compiled_for!(@ $($feature)?, mul, mul_loop, (one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary));
+            compiled_for!(
+                @ $($feature)?,
+                squared_difference,
+                squared_difference_loop,
+                (one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary)
+            );
             compiled_for!(@ $($feature)?, table, table_loop, (x: &[u8], out: &mut [u8], table: &[u8; 256]));
             compiled_for!(@ $($feature)?, max, max_loop, (x: &[u8], out: &mut [u8], flip: u8));
             compiled_for!(@ $($feature)?, accumulate, accumulate_loop, (x: &[u8], sums: &mut [i32], flip: u8));

@@ -126,6 +126,9 @@ pub enum Op {
     Add(Range),
     /// Product of two tensors; as for the sum.
     Mul(Range),
+    /// Square of the difference of two tensors; as for the sum. It is `(a * one - b * two)²` in steps of the output, with
+    /// `one` and `two` the inputs' scales divided by the root of the output's.
+    SquaredDifference,
     /// Products of matrices: `[n, h, w, k]` with `[n, h, k, c]`, or with `[n, h, c, k]` when the second is transposed. The
     /// second may have `n` and `h` of 1.
     MatMul {
@@ -186,6 +189,7 @@ impl Op {
             Self::Conv(_) => "Conv",
             Self::Add(_) => "Add",
             Self::Mul(_) => "Mul",
+            Self::SquaredDifference => "SquaredDifference",
             Self::MatMul { .. } => "MatMul",
             Self::Concat { .. } => "Concat",
             Self::MaxPool(_) => "MaxPool",

@@ -38,6 +38,10 @@ fn evaluate(graph: &Graph, node: &Node, values: &[Vec<u8>]) -> Vec<u8> {
             let multiplier = mul_multiplier(one.scale, two.scale, out.quantization.scale);
             requantize(a * b, multiplier, out.quantization.zero_point, *range)
         }),
+        Op::SquaredDifference => binary(first, x, of(&node.inputs[1]), out, |a, b, (one, two)| {
+            let scales = AddScales::of_square(one.scale, two.scale, out.quantization.scale);
+            scales.squared_difference(a, b, out.quantization.zero_point)
+        }),
         Op::MatMul { transposed, range } => matmul(first, x, of(&node.inputs[1]), out, *transposed, *range),
         Op::Concat { axis } => {
             let inputs: Vec<_> = node.inputs.iter().map(of).collect();

@@ -45,6 +45,16 @@ impl AddScales {
     pub(crate) fn add(self, a: i32, b: i32, zero_point: u8, range: Range) -> u8 {
         finish(a as f32 * self.one + b as f32 * self.two, zero_point, range)
     }
+
+    /// Of a square: how much of the root of the output's step each side's step is.
+    pub(crate) fn of_square(one: f32, two: f32, output: f32) -> Self {
+        Self::new(one, two, output.sqrt())
+    }
+
+    pub(crate) fn squared_difference(self, a: i32, b: i32, zero_point: u8) -> u8 {
+        let difference = a as f32 * self.one - b as f32 * self.two;
+        finish(difference * difference, zero_point, Range::FULL)
+    }
 }
 
 /// QuantizeLinear: round half to even on the quantized value, saturating.

@@ -23,6 +23,14 @@ pub(crate) struct Step {
     work: Work,
 }
 
+/// What is done with two tensors, element by element.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Pair {
+    Sum,
+    Product,
+    SquaredDifference,
+}
+
 #[derive(Debug)]
 enum Work {
     Conv(conv::Step),
@@ -31,7 +39,7 @@ enum Work {
         one: Place,
         two: Place,
         of: Binary,
-        product: bool,
+        kind: Pair,
     },
     MatMul(matmul::Step),
     MaxPool {
@@ -114,16 +122,19 @@ impl Step {
                     Work::Conv(conv::Step::new(op, kernels, (input, from), (output, to), source))
                 }
             }
-            Op::Add(range) | Op::Mul(range) => {
+            Op::Add(_) | Op::Mul(_) | Op::SquaredDifference => {
                 let (two, second) = of(1);
-                let product = matches!(node.op, Op::Mul(_));
-                let of = binary((from, second, to), *range, flip, product);
-                Work::Binary { one: input, two, of, product }
+                let (kind, range) = match &node.op {
+                    Op::Add(range) => (Pair::Sum, *range),
+                    Op::Mul(range) => (Pair::Product, *range),
+                    _ => (Pair::SquaredDifference, Range::FULL),
+                };
+                Work::Binary { one: input, two, of: binary((from, second, to), range, flip, kind), kind }
             }
             Op::MatMul { transposed, range } => {
                 let (two, second) = of(1);
                 products = pixels * (output.dims.c * input.dims.c) as u64;
-                let of = binary((from, second, to), *range, flip, true);
+                let of = binary((from, second, to), *range, flip, Pair::Product);
                 Work::MatMul(matmul::Step::new((input, two, output), *transposed, of, kernels))
             }
             Op::Concat { axis } => {
@@ -186,17 +197,14 @@ fn flipped(table: &[u8; 256], flip: u8) -> Box<[u8; 256]> {
     Box::new(std::array::from_fn(|byte| table[usize::from(byte as u8 ^ flip)] ^ flip))
 }
 
-fn binary((one, two, to): (Quantization, Quantization, Quantization), range: Range, flip: u8, product: bool) -> Binary {
+fn binary((one, two, to): (Quantization, Quantization, Quantization), range: Range, flip: u8, kind: Pair) -> Binary {
     let multiplier = mul_multiplier(one.scale, two.scale, to.scale);
-    let both = AddScales::new(one.scale, two.scale, to.scale);
-    Binary {
-        zero_one: one.zero_point,
-        zero_two: two.zero_point,
-        scales: if product { AddScales { one: multiplier, two: multiplier } } else { both },
-        zero_point: to.zero_point,
-        range,
-        flip,
-    }
+    let scales = match kind {
+        Pair::Sum => AddScales::new(one.scale, two.scale, to.scale),
+        Pair::Product => AddScales { one: multiplier, two: multiplier },
+        Pair::SquaredDifference => AddScales::of_square(one.scale, two.scale, to.scale),
+    };
+    Binary { zero_one: one.zero_point, zero_two: two.zero_point, scales, zero_point: to.zero_point, range, flip }
 }
 
 impl Arena {
@@ -231,7 +239,7 @@ impl Step {
             match &self.work {
                 Work::Conv(step) => step.run(arena, split, self.products),
                 Work::Depthwise(step) => step.run(arena, split, self.products),
-                Work::Binary { one, two, of, product } => self.binary(arena, (one, two), of, *product, kernels),
+                Work::Binary { one, two, of, kind } => self.binary(arena, (one, two), of, *kind, kernels),
                 Work::MatMul(step) => step.run(arena, scratch.as_mut_slice(), kernels.flip, split, self.products),
                 Work::MaxPool { input, window } => self.max_pool(arena, input, window, kernels),
                 Work::AveragePool { input, window, include_pads, scales } => {
@@ -282,8 +290,12 @@ impl Step {
         unsafe { self.stretches(arena, input, row) };
     }
 
-    unsafe fn binary(&self, arena: Arena, (one, two): (&Place, &Place), of: &Binary, product: bool, kernels: &Kernels) {
-        let call = if product { kernels.elementwise.mul } else { kernels.elementwise.add };
+    unsafe fn binary(&self, arena: Arena, (one, two): (&Place, &Place), of: &Binary, kind: Pair, kernels: &Kernels) {
+        let call = match kind {
+            Pair::Sum => kernels.elementwise.add,
+            Pair::Product => kernels.elementwise.mul,
+            Pair::SquaredDifference => kernels.elementwise.squared_difference,
+        };
         let (dims, second) = (self.output.dims, two.dims);
         if second == dims && [one, two, &self.output].iter().all(|place| place.is_dense()) {
             let count = dims.n * dims.h * dims.w * dims.c;

@@ -137,7 +137,11 @@ impl Growing<'_> {
             4..=6 => self.conv(input, true),
             7 => {
                 let range = self.random.range();
-                let op = if self.random.chance(2) { Op::Add(range) } else { Op::Mul(range) };
+                let op = match self.random.within(0, 4) {
+                    0 | 1 => Op::Add(range),
+                    2 | 3 => Op::Mul(range),
+                    _ => Op::SquaredDifference,
+                };
                 let small = |random: &mut Random, size: usize| if random.chance(3) { 1 } else { size };
                 let second = match self.random.within(0, 2) {
                     0 => input,
