@@ -21,6 +21,7 @@ mod program;
 pub mod reference;
 mod requantize;
 mod saved;
+mod simplify;
 mod step;
 mod threads;
 

@@ -7,6 +7,7 @@ use crate::graph::{Element, Graph, Port};
 use crate::isa::{Kernels, NoIsa, pick};
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
+use crate::simplify::simplified;
 use crate::step::Step;
 use crate::threads::{Arena, Split};
 use std::time::{Duration, Instant};
@@ -147,6 +148,7 @@ impl Program {
         kernels: &'static Kernels,
         source: &mut Source,
     ) -> Result<Self, CompileError> {
+        let graph = &simplified(graph);
         let plan = Plan::new(graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {

@@ -24,6 +24,20 @@ pub fn run(graph: &Graph, inputs: &[Data]) -> Vec<Data> {
     graph.outputs.iter().map(|port| leave(port, &graph.values[port.value.0], &values[port.value.0])).collect()
 }
 
+/// What an operator that works byte by byte makes of each byte, when its inputs are these functions of it.
+pub(crate) fn of_each_byte(graph: &Graph, node: &Node, inputs: &[[u8; 256]]) -> [u8; 256] {
+    let mut small = Graph::default();
+    let dims = Dims::new(1, 1, 1, 256);
+    let mut value = |id: &ValueId| small.value("", dims, graph.values[id.0].quantization);
+    let read: Vec<ValueId> = node.inputs.iter().map(&mut value).collect();
+    let output = value(&node.output);
+    small.node("", node.op.clone(), &read, output);
+    let mut values: Vec<Vec<u8>> = inputs.iter().map(|table| table.to_vec()).collect();
+    values.push(Vec::new());
+    let bytes = evaluate(&small, &small.nodes[0], &values);
+    std::array::from_fn(|byte| bytes[byte])
+}
+
 fn evaluate(graph: &Graph, node: &Node, values: &[Vec<u8>]) -> Vec<u8> {
     let of = |id: &ValueId| (&graph.values[id.0], values[id.0].as_slice());
     let out = &graph.values[node.output.0];
