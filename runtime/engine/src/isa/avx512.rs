@@ -18,6 +18,7 @@
 )]
 
 mod sum;
+mod table;
 
 use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
 use crate::elementwise::{self, Elementwise};
@@ -80,7 +81,7 @@ pub(super) static VNNI: Kernels = Kernels {
         },
     ],
     depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
-    elementwise: &Elementwise { add: sum::add, ..elementwise::AVX512 },
+    elementwise: &Elementwise { add: sum::add, table: table::table, ..elementwise::AVX512 },
     available: || {
         is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
