@@ -7,6 +7,8 @@
 //! mean nothing.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
@@ -141,6 +143,8 @@ pub(crate) struct Kernels {
 pub(crate) static ALL: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &avx512::VNNI,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::KERNELS,
     &portable::KERNELS,
 ];
 
