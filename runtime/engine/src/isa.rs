@@ -10,6 +10,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod portable;
 
 use crate::graph::Range;
@@ -143,6 +145,10 @@ pub(crate) struct Kernels {
 pub(crate) static ALL: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &avx512::VNNI,
+    #[cfg(target_arch = "x86_64")]
+    &avxvnni::VEX,
+    #[cfg(target_arch = "x86_64")]
+    &avxvnni::EVEX,
     #[cfg(target_arch = "x86_64")]
     &avx2::KERNELS,
     &portable::KERNELS,
