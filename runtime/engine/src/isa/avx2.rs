@@ -166,16 +166,19 @@ unsafe fn widen<const MR: usize>(tile: &Tile<'_>, (run, pair): &mut (usize, usiz
     let mut filled = 0;
     while *run < tile.runs.len() && filled < PAIRS {
         let pairs = (tile.groups - *pair).min(PAIRS - filled);
-        for i in 0..MR {
-            let from = tile.windows[i].wrapping_add(tile.runs[*run] + *pair * 2);
-            let to = wide.wrapping_add(i * WIDE + filled * 2);
-            for done in (0..pairs * 2).step_by(16) {
+        let from: [*const u8; MR] =
+            std::array::from_fn(|i| tile.windows[i].wrapping_add(tile.runs[*run] + *pair * 2));
+        let to = wide.wrapping_add(filled * 2);
+        let mut done = 0;
+        while done < pairs * 2 {
+            for (i, from) in from.into_iter().enumerate() {
                 // SAFETY: bytes beyond a run may be read; each window has room for a vector beyond its last element.
                 unsafe {
                     let bytes = _mm_loadu_si128(from.wrapping_add(done).cast());
-                    _mm256_storeu_si256(to.add(done).cast(), _mm256_cvtepu8_epi16(bytes));
+                    _mm256_storeu_si256(to.add(i * WIDE + done).cast(), _mm256_cvtepu8_epi16(bytes));
                 }
             }
+            done += 16;
         }
         (filled, *pair) = (filled + pairs, *pair + pairs);
         if *pair == tile.groups {
