@@ -13,6 +13,8 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::graph::Range;
 

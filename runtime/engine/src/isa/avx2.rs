@@ -17,9 +17,10 @@
 //! **Depthwise sums.** Thirty-two neighbouring bytes at once. Two taps are interleaved, then widened with zeros: six
 //! unpack instructions, four multiplications and four additions for 64 products.
 //!
-//! Unpacking and packing work within 128-bit lanes, as in AVX-512.
+//! The costs of shapes are cycles of a Zen 4 core: of tiles with few and with many groups.
 
-use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
+use super::ymm::{gemm, lane, linear, load, load_reals, store, store_all};
+use super::{Depthwise, Gemm, Kernels, Lanes, Tile, WeightForm};
 use crate::elementwise;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -28,38 +29,18 @@ pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
     flip: 0,
     gemms: &[
-        Gemm { cost: |windows| linear((3.4, 5.1), (75.0, 19.0), windows), ..gemm::<2>(4, 6, by_six_4) },
-        Gemm { cost: |windows| linear((2.6, 3.8), (60.0, 19.0), windows), ..gemm::<2>(3, 6, by_six_3) },
-        Gemm { cost: |windows| linear((1.8, 2.6), (45.0, 12.5), windows), ..gemm::<2>(2, 6, by_six_2) },
-        Gemm { cost: |windows| linear((0.9, 1.4), (38.0, 7.0), windows), ..gemm::<2>(1, 6, by_six_1) },
-        Gemm { cost: |windows| linear((2.4, 2.1), (50.0, 14.0), windows), ..gemm::<1>(3, 12, by_twelve_3) },
-        Gemm { cost: |windows| linear((0.7, 0.9), (35.0, 6.0), windows), ..gemm::<1>(1, 12, by_twelve_1) },
-        Gemm { cost: |_| (4.2, 50.0), ..gemm::<4>(1, 1, by_one) },
+        Gemm { cost: |windows| linear((3.4, 5.1), (75.0, 19.0), windows), ..gemm::<2>(2, 4, 6, by_six_4) },
+        Gemm { cost: |windows| linear((2.6, 3.8), (60.0, 19.0), windows), ..gemm::<2>(2, 3, 6, by_six_3) },
+        Gemm { cost: |windows| linear((1.8, 2.6), (45.0, 12.5), windows), ..gemm::<2>(2, 2, 6, by_six_2) },
+        Gemm { cost: |windows| linear((0.9, 1.4), (38.0, 7.0), windows), ..gemm::<2>(2, 1, 6, by_six_1) },
+        Gemm { cost: |windows| linear((2.4, 2.1), (50.0, 14.0), windows), ..gemm::<1>(2, 3, 12, by_twelve_3) },
+        Gemm { cost: |windows| linear((0.7, 0.9), (35.0, 6.0), windows), ..gemm::<1>(2, 1, 12, by_twelve_1) },
+        Gemm { cost: |_| (4.2, 50.0), ..gemm::<4>(2, 1, 1, by_one) },
     ],
     depthwise: &Depthwise { lanes: 32, depth: 2, weights: WeightForm::I16, lane: lane::<4>, run: depthwise },
     elementwise: &elementwise::AVX2,
     available: || is_x86_feature_detected!("avx2"),
 };
-
-/// Costs that grow with the windows: of a group, and of begin and end.
-pub(super) fn linear(group: (f32, f32), tile: (f32, f32), windows: usize) -> (f32, f32) {
-    let windows = windows as f32;
-    (group.0 + group.1 * windows, tile.0 + tile.1 * windows)
-}
-
-/// In each stretch of `8 * NV` channels, vector `v`, 128-bit lane `l`, element `i` hold channel `l * 4 * NV + v * 4 + i`:
-/// packing the vectors together puts channels in order.
-pub(super) fn lane<const NV: usize>(place: usize) -> usize {
-    let (pass, place) = (place / (8 * NV), place % (8 * NV));
-    let (vector, within) = (place / 8, place % 8);
-    pass * 8 * NV + within / 4 * 4 * NV + vector * 4 + within % 4
-}
-
-/// A shape: so many passes over `NV` vectors, and so many windows.
-const fn gemm<const NV: usize>(passes: usize, windows: usize, tile: unsafe fn(usize, &Tile<'_>)) -> Gemm {
-    let cost = |_| (0.0, 0.0);
-    Gemm { channels: 8 * NV * passes, depth: 2, windows, weights: WeightForm::I8, lane: lane::<NV>, cost, tile }
-}
 
 macro_rules! by_windows {
     ($name:ident, $vectors:literal, $passes:literal, $($windows:literal)*) => {
@@ -86,22 +67,6 @@ const PAIRS: usize = 128;
 const WIDE: usize = 2 * PAIRS + 16;
 /// Most passes over a tile.
 const PASSES_MAX: usize = 4;
-
-/// Vectors that lie side by side.
-#[target_feature(enable = "avx2")]
-#[inline]
-pub(super) unsafe fn load<const NV: usize>(from: *const u8) -> [__m256i; NV] {
-    // SAFETY: the caller vouches for so many.
-    std::array::from_fn(|v| unsafe { _mm256_loadu_si256(from.add(v * 32).cast()) })
-}
-
-/// The same of reals.
-#[target_feature(enable = "avx2")]
-#[inline]
-pub(super) unsafe fn load_reals<const NV: usize>(from: *const u8) -> [__m256; NV] {
-    // SAFETY: the caller vouches for so many.
-    std::array::from_fn(|v| unsafe { _mm256_loadu_ps(from.add(v * 32).cast()) })
-}
 
 /// A tile of `MR` windows, with a block that has `passes` times `NV` vectors of channels.
 #[target_feature(enable = "avx2")]
@@ -166,8 +131,7 @@ unsafe fn widen<const MR: usize>(tile: &Tile<'_>, (run, pair): &mut (usize, usiz
     let mut filled = 0;
     while *run < tile.runs.len() && filled < PAIRS {
         let pairs = (tile.groups - *pair).min(PAIRS - filled);
-        let from: [*const u8; MR] =
-            std::array::from_fn(|i| tile.windows[i].wrapping_add(tile.runs[*run] + *pair * 2));
+        let from: [*const u8; MR] = std::array::from_fn(|i| tile.windows[i].wrapping_add(tile.runs[*run] + *pair * 2));
         let to = wide.wrapping_add(filled * 2);
         let mut done = 0;
         while done < pairs * 2 {
@@ -186,94 +150,6 @@ unsafe fn widen<const MR: usize>(tile: &Tile<'_>, (run, pair): &mut (usize, usiz
         }
     }
     filled
-}
-
-/// Stores the sums of a tile's windows, from a channel of its block on.
-#[target_feature(enable = "avx2")]
-#[inline]
-pub(super) unsafe fn store_all<const MR: usize, const NV: usize>(
-    sums: [[__m256i; NV]; MR],
-    multipliers: *const u8,
-    tile: &Tile<'_>,
-    begin: usize,
-) {
-    // SAFETY: the caller vouches for them.
-    let multipliers = unsafe { load_reals::<NV>(multipliers) };
-    for (sums, out) in sums.into_iter().zip(tile.outputs) {
-        // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV>(sums, multipliers, tile.output, out.wrapping_add(begin), tile.channels - begin) };
-    }
-}
-
-/// Requantizes, packs and stores the first `count` bytes of `8 * NV`.
-#[target_feature(enable = "avx2")]
-#[inline]
-pub(super) unsafe fn store<const NV: usize>(
-    sums: [__m256i; NV],
-    multipliers: [__m256; NV],
-    output: Output,
-    out: *mut u8,
-    count: usize,
-) {
-    // No sum times its multiplier leaves an i32 (checked with the graph); rounding is to the nearest, ties to even.
-    let q: [__m256i; NV] =
-        std::array::from_fn(|v| _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[v]), multipliers[v])));
-    let zero_point = _mm256_set1_epi16(output.zero_point.into());
-    let (low, high) = (_mm256_set1_epi8(output.range.low as i8), _mm256_set1_epi8(output.range.high as i8));
-    if NV == 4 {
-        let one = _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), zero_point);
-        let two = _mm256_adds_epi16(_mm256_packs_epi32(q[2], q[3]), zero_point);
-        let bytes = _mm256_min_epu8(_mm256_max_epu8(_mm256_packus_epi16(one, two), low), high);
-        if count >= 32 {
-            // SAFETY: thirty-two bytes exist.
-            unsafe { _mm256_storeu_si256(out.cast(), bytes) };
-        } else {
-            let (one, two) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
-            // SAFETY: so many bytes exist.
-            unsafe {
-                store_some(one, out, count.min(16));
-                store_some(two, out.wrapping_add(16), count.saturating_sub(16));
-            }
-        }
-    } else {
-        // Of one vector alone, its two halves are packed into each other.
-        let words = _mm256_packs_epi32(q[0], q[NV - 1]);
-        let words = _mm256_adds_epi16(words, zero_point);
-        let (one, two) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-        let bytes =
-            if NV == 1 { _mm_packus_epi16(_mm_unpacklo_epi64(one, two), one) } else { _mm_packus_epi16(one, two) };
-        let bytes = _mm_min_epu8(_mm_max_epu8(bytes, _mm256_castsi256_si128(low)), _mm256_castsi256_si128(high));
-        // SAFETY: so many bytes exist.
-        unsafe { store_some(bytes, out, count.min(8 * NV)) };
-    }
-}
-
-/// The first `count` bytes of 16.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn store_some(bytes: __m128i, out: *mut u8, count: usize) {
-    // SAFETY: no store ends beyond `count`.
-    unsafe {
-        if count >= 16 {
-            return _mm_storeu_si128(out.cast(), bytes);
-        }
-        let (mut bytes, mut out) = (bytes, out);
-        if count & 8 != 0 {
-            _mm_storel_epi64(out.cast(), bytes);
-            (bytes, out) = (_mm_srli_si128::<8>(bytes), out.wrapping_add(8));
-        }
-        if count & 4 != 0 {
-            out.cast::<i32>().write_unaligned(_mm_cvtsi128_si32(bytes));
-            (bytes, out) = (_mm_srli_si128::<4>(bytes), out.wrapping_add(4));
-        }
-        if count & 2 != 0 {
-            out.cast::<i16>().write_unaligned(_mm_cvtsi128_si32(bytes) as i16);
-            (bytes, out) = (_mm_srli_si128::<2>(bytes), out.wrapping_add(2));
-        }
-        if count & 1 != 0 {
-            out.write(_mm_cvtsi128_si32(bytes) as u8);
-        }
-    }
 }
 
 unsafe fn depthwise(lanes: &Lanes<'_>) {

@@ -10,17 +10,13 @@
 //! channels.
 //!
 //! **Depthwise sums.** As with AVX-512, on thirty-two neighbouring bytes.
+//!
+//! The costs of shapes are cycles of a Zen 4 core: of tiles with few and with many groups.
 
-use super::avx2::{lane, linear, load, load_reals, store, store_all};
+use super::ymm::{gemm, lane, linear, load, load_reals, store, store_all};
 use super::{Depthwise, Gemm, Kernels, Lanes, Tile, WeightForm};
 use crate::elementwise;
 use std::arch::x86_64::*;
-
-/// A shape: so many passes over `NV` vectors, and so many windows.
-const fn gemm<const NV: usize>(passes: usize, windows: usize, tile: unsafe fn(usize, &Tile<'_>)) -> Gemm {
-    let cost = |_| (0.0, 0.0);
-    Gemm { channels: 8 * NV * passes, depth: 4, windows, weights: WeightForm::I8, lane: lane::<NV>, cost, tile }
-}
 
 /// Costs as of [`linear`], but no less for a group than the latency lets.
 fn at_least(latency: f32, group: (f32, f32), tile: (f32, f32), windows: usize) -> (f32, f32) {
@@ -36,23 +32,23 @@ macro_rules! kernels {
             gemms: &[
                 Gemm {
                     cost: |windows| at_least(8.7, (0.0, 4.2), (20.0, 27.0), windows),
-                    ..gemm::<4>(2, 3, $module::by_three_2)
+                    ..gemm::<4>(4, 2, 3, $module::by_three_2)
                 },
                 Gemm {
                     cost: |windows| at_least(4.5, (0.0, 2.2), (15.0, 13.0), windows),
-                    ..gemm::<4>(1, 3, $module::by_three_1)
+                    ..gemm::<4>(4, 1, 3, $module::by_three_1)
                 },
                 Gemm {
                     cost: |windows| at_least(9.0, (8.0, 1.8), (20.0, 21.0), windows),
-                    ..gemm::<2>(3, 6, $module::by_six_3)
+                    ..gemm::<2>(4, 3, 6, $module::by_six_3)
                 },
                 Gemm {
                     cost: |windows| at_least(3.5, (2.8, 0.7), (17.0, 7.0), windows),
-                    ..gemm::<2>(1, 6, $module::by_six_1)
+                    ..gemm::<2>(4, 1, 6, $module::by_six_1)
                 },
                 Gemm {
                     cost: |windows| at_least(4.7, (0.0, 0.8), (0.0, 9.0), windows),
-                    ..gemm::<1>(1, 12, $module::by_twelve_1)
+                    ..gemm::<1>(4, 1, 12, $module::by_twelve_1)
                 },
             ],
             depthwise: &Depthwise {
