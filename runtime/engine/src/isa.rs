@@ -125,6 +125,9 @@ pub(crate) struct Depthwise {
     /// The lane that lies at a place of a block.
     pub(crate) lane: fn(usize) -> usize,
     pub(crate) run: unsafe fn(lanes: &Lanes<'_>),
+    /// The same for rows of one tap less than the depth, where each item lies one tap after the last: two items at a time.
+    /// Each row is a group, and after the weights of all rows they follow once more, one place later.
+    pub(crate) pairs: Option<unsafe fn(lanes: &Lanes<'_>)>,
 }
 
 /// Kernels of one instruction set.

@@ -374,7 +374,14 @@ fn extreme(channels_in: usize, channels_out: usize, kernel: usize, depthwise: bo
 
 #[test]
 fn the_largest_sums_are_exact() {
-    let layers = [(300, 70, 1, false), (31, 33, 3, false), (3, 16, 5, false), (70, 70, 3, true), (40, 40, 5, true)];
+    let layers = [
+        (300, 70, 1, false),
+        (31, 33, 3, false),
+        (3, 16, 5, false),
+        (64, 64, 3, true),
+        (70, 70, 3, true),
+        (40, 40, 5, true),
+    ];
     for (channels_in, channels_out, kernel, depthwise) in layers {
         let graph = extreme(channels_in, channels_out, kernel, depthwise);
         let full = vec![255; 3 * 7 * channels_in];

@@ -37,7 +37,14 @@ pub(super) static KERNELS: Kernels = Kernels {
         Gemm { cost: |windows| linear((0.7, 0.9), (35.0, 6.0), windows), ..gemm::<1>(2, 1, 12, by_twelve_1) },
         Gemm { cost: |_| (4.2, 50.0), ..gemm::<4>(2, 1, 1, by_one) },
     ],
-    depthwise: &Depthwise { lanes: 32, depth: 2, weights: WeightForm::I16, lane: lane::<4>, run: depthwise },
+    depthwise: &Depthwise {
+        lanes: 32,
+        depth: 2,
+        weights: WeightForm::I16,
+        lane: lane::<4>,
+        run: depthwise,
+        pairs: None,
+    },
     elementwise: &elementwise::AVX2,
     available: || is_x86_feature_detected!("avx2"),
 };

@@ -48,7 +48,14 @@ pub(super) static VNNI: Kernels = Kernels {
             tile: narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
+    depthwise: &Depthwise {
+        lanes: 64,
+        depth: 4,
+        weights: WeightForm::I8,
+        lane: lane::<4>,
+        run: depthwise,
+        pairs: None,
+    },
     elementwise: &elementwise::AVX512,
     available: || {
         is_x86_feature_detected!("avx512f")

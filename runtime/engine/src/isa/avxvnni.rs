@@ -24,6 +24,20 @@ fn at_least(latency: f32, group: (f32, f32), tile: (f32, f32), windows: usize) -
     (group.max(latency), tile)
 }
 
+/// Bytes of four taps, those of one lane side by side.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn interleave(x: [__m256i; 4]) -> [__m256i; 4] {
+    let (ab_low, ab_high) = (_mm256_unpacklo_epi8(x[0], x[1]), _mm256_unpackhi_epi8(x[0], x[1]));
+    let (cd_low, cd_high) = (_mm256_unpacklo_epi8(x[2], x[3]), _mm256_unpackhi_epi8(x[2], x[3]));
+    [
+        _mm256_unpacklo_epi16(ab_low, cd_low),
+        _mm256_unpackhi_epi16(ab_low, cd_low),
+        _mm256_unpacklo_epi16(ab_high, cd_high),
+        _mm256_unpackhi_epi16(ab_high, cd_high),
+    ]
+}
+
 macro_rules! kernels {
     ($kernels:ident, $name:literal, $module:ident, $features:literal, $dpbusd:ident, $available:expr) => {
         pub(super) static $kernels: Kernels = Kernels {
@@ -57,6 +71,7 @@ macro_rules! kernels {
                 weights: WeightForm::I8,
                 lane: lane::<4>,
                 run: $module::depthwise,
+                pairs: Some($module::pairs),
             },
             elementwise: &elementwise::AVX2,
             available: $available,
@@ -111,6 +126,7 @@ macro_rules! kernels {
                         4 => depthwise_of::<1>(lanes),
                         8 => depthwise_of::<2>(lanes),
                         12 => depthwise_of::<3>(lanes),
+                        28 => depthwise_of::<7>(lanes),
                         _ => depthwise_of::<0>(lanes),
                     }
                 }
@@ -133,14 +149,7 @@ macro_rules! kernels {
                         let x: [__m256i; 4] = std::array::from_fn(|tap| unsafe {
                             _mm256_loadu_si256(window.wrapping_add(*taps.get_unchecked(group * 4 + tap)).cast())
                         });
-                        let (ab_low, ab_high) = (_mm256_unpacklo_epi8(x[0], x[1]), _mm256_unpackhi_epi8(x[0], x[1]));
-                        let (cd_low, cd_high) = (_mm256_unpacklo_epi8(x[2], x[3]), _mm256_unpackhi_epi8(x[2], x[3]));
-                        let x = [
-                            _mm256_unpacklo_epi16(ab_low, cd_low),
-                            _mm256_unpackhi_epi16(ab_low, cd_low),
-                            _mm256_unpacklo_epi16(ab_high, cd_high),
-                            _mm256_unpackhi_epi16(ab_high, cd_high),
-                        ];
+                        let x = interleave(x);
                         // SAFETY: as above.
                         let w = unsafe { load::<4>(block.add(256 + group * 128)) };
                         for v in 0..4 {
@@ -151,6 +160,62 @@ macro_rules! kernels {
                     let out = lanes.out.wrapping_add(item * lanes.out_step);
                     // SAFETY: the output has all lanes that exist.
                     unsafe { store::<4>(sums, multipliers, lanes.output, out, count) };
+                }
+            }
+
+            pub(super) unsafe fn pairs(lanes: &Lanes<'_>) {
+                // SAFETY: as of `depthwise`; the last of an odd number is an item like any other.
+                unsafe {
+                    match lanes.taps.len() {
+                        12 => pairs_of::<3>(lanes),
+                        _ => pairs_of::<0>(lanes),
+                    }
+                    if lanes.items % 2 == 1 {
+                        let before = lanes.items - 1;
+                        depthwise(&Lanes {
+                            window: lanes.window.wrapping_add(before * lanes.step),
+                            out: lanes.out.wrapping_add(before * lanes.out_step),
+                            items: 1,
+                            ..*lanes
+                        });
+                    }
+                }
+            }
+
+            /// `G` rows of three taps; 0 for any number.
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn pairs_of<const G: usize>(lanes: &Lanes<'_>) {
+                let block = lanes.block;
+                let groups = if G == 0 { lanes.taps.len() / 4 } else { G };
+                // SAFETY: a block has bias, multipliers, and the weights of each row.
+                let (bias, multipliers) = unsafe { (load::<4>(block), load_reals::<4>(block.add(128))) };
+                for pair in 0..lanes.items / 2 {
+                    let window = lanes.window.wrapping_add(pair * 2 * lanes.step);
+                    let (mut first, mut second) = (bias, bias);
+                    for group in 0..groups {
+                        let row = window.wrapping_add(lanes.taps[group * 4]);
+                        // SAFETY: the second item's last tap is the fourth from the first's first.
+                        let x = std::array::from_fn(|tap| unsafe {
+                            _mm256_loadu_si256(row.wrapping_add(tap * lanes.step).cast())
+                        });
+                        let x = interleave(x);
+                        // SAFETY: as above, twice.
+                        let (w, later) = unsafe {
+                            (load::<4>(block.add(256 + group * 128)), load::<4>(block.add(256 + (groups + group) * 128)))
+                        };
+                        for v in 0..4 {
+                            first[v] = $dpbusd(first[v], x[v], w[v]);
+                            second[v] = $dpbusd(second[v], x[v], later[v]);
+                        }
+                    }
+                    for (i, sums) in [first, second].into_iter().enumerate() {
+                        let item = pair * 2 + i;
+                        let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };
+                        let out = lanes.out.wrapping_add(item * lanes.out_step);
+                        // SAFETY: the output has all lanes that exist.
+                        unsafe { store::<4>(sums, multipliers, lanes.output, out, count) };
+                    }
                 }
             }
         }
