@@ -3,7 +3,8 @@
 //! Where windows move by one column, the windows of neighbouring pixels lie one pixel's channels apart, so that a row of
 //! output is one stretch of lanes: lane `j` reads byte `j` after each tap. A kernel's item then holds several pixels where
 //! channels are few, or some of a pixel's channels where they are many; weights repeat with the period of both. Elsewhere
-//! an item is a pixel's next channels.
+//! an item is a pixel's next channels; and where a row of taps leaves one place of a group empty, a kernel may take two
+//! neighbouring pixels at a time, since the group then holds what both of them need.
 
 use crate::conv::{folded_bias, put};
 use crate::graph::{Conv, Quantization};
@@ -28,6 +29,8 @@ pub(crate) struct Step {
     taps: Vec<usize>,
     /// Whether a row is one stretch of lanes.
     flat: bool,
+    /// What runs over the items.
+    run: unsafe fn(&Lanes<'_>),
     blocks: usize,
     block_bytes: usize,
     packed: Packed,
@@ -53,17 +56,23 @@ impl Step {
     ) -> Self {
         let (kernel, channels) = (kernels.depthwise, output.dims.c);
         let [rows, columns] = op.window.kernel;
+        let count = rows * columns;
+        let (lanes, depth) = (kernel.lanes, kernel.depth);
+        let one_apart = op.window.stride[1] == op.window.dilation[1] && columns + 1 == depth;
+        let pairs = kernel.pairs.filter(|_| one_apart && channels.next_multiple_of(lanes) <= channels + channels / 5);
+        // For pairs each row of taps is a group.
+        let row_taps = if pairs.is_some() { depth } else { columns };
         let mut taps: Vec<usize> = (0..rows)
-            .flat_map(|row| (0..columns).map(move |column| [row, column]))
+            .flat_map(|row| (0..row_taps).map(move |column| [row, if column < columns { column } else { 0 }]))
             .map(|[row, column]| row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * channels)
             .collect();
-        let count = taps.len();
         // Weights of zero may meet any byte.
-        taps.resize(count.next_multiple_of(kernel.depth), taps[0]);
-        let period = channels / greatest_common_divisor(channels, kernel.lanes);
-        let flat = op.window.stride[1] == 1 && period <= PERIOD_MAX;
-        let blocks = if flat { period } else { channels.div_ceil(kernel.lanes) };
-        let block_bytes = kernel.lanes * (8 + taps.len() * kernel.weights.bytes());
+        taps.resize(taps.len().next_multiple_of(depth), taps[0]);
+        let period = channels / greatest_common_divisor(channels, lanes);
+        let flat = pairs.is_none() && op.window.stride[1] == 1 && period <= PERIOD_MAX;
+        let blocks = if flat { period } else { channels.div_ceil(lanes) };
+        let copies = if pairs.is_some() { 2 } else { 1 };
+        let block_bytes = lanes * (8 + copies * taps.len() * kernel.weights.bytes());
         let multipliers = conv_multipliers(op, from.scale, to.scale, channels);
         let pack = |(index, block): (usize, &mut [u8])| {
             for place in 0..kernel.lanes {
@@ -78,8 +87,11 @@ impl Step {
                 block[kernel.lanes * 4 + place * 4..][..4].copy_from_slice(&multipliers[channel].to_ne_bytes());
                 let body = &mut block[kernel.lanes * 8..];
                 for (tap, weight) in weights.iter().enumerate() {
-                    let (group, element) = (tap / kernel.depth, tap % kernel.depth);
-                    put(body, (group * kernel.lanes + place) * kernel.depth + element, *weight, kernel.weights);
+                    let tap = tap / columns * row_taps + tap % columns;
+                    for copy in 0..copies {
+                        let (group, element) = ((tap + copy * taps.len()) / depth, tap % depth + copy);
+                        put(body, (group * lanes + place) * depth + element, *weight, kernel.weights);
+                    }
                 }
             }
         };
@@ -93,6 +105,7 @@ impl Step {
             before: op.window.pads.top * input.row + op.window.pads.left * channels,
             taps,
             flat,
+            run: pairs.unwrap_or(kernel.run),
             blocks,
             block_bytes,
             packed,
@@ -148,7 +161,7 @@ impl Step {
                     output: self.limits,
                 };
                 // SAFETY: as of this function; the kernels were picked for this core.
-                unsafe { (self.kernel.run)(&lanes) };
+                unsafe { (self.run)(&lanes) };
             }
         }
     }

@@ -231,3 +231,5 @@ macro_rules! compiled_for {
 compiled_for!(PORTABLE, portable,);
 #[cfg(target_arch = "x86_64")]
 compiled_for!(AVX512, avx512, "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni");
+#[cfg(target_arch = "x86_64")]
+compiled_for!(AVX2, avx2, "avx2");

@@ -7,8 +7,14 @@
 //! mean nothing.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::graph::Range;
 
@@ -122,6 +128,9 @@ pub(crate) struct Depthwise {
     /// The lane that lies at a place of a block.
     pub(crate) lane: fn(usize) -> usize,
     pub(crate) run: unsafe fn(lanes: &Lanes<'_>),
+    /// The same for rows of one tap less than the depth, where each item lies one tap after the last: two items at a time.
+    /// Each row is a group, and after the weights of all rows they follow once more, one place later.
+    pub(crate) pairs: Option<unsafe fn(lanes: &Lanes<'_>)>,
 }
 
 /// Kernels of one instruction set.
@@ -144,6 +153,12 @@ pub(crate) struct Kernels {
 pub(crate) static ALL: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &avx512::VNNI,
+    #[cfg(target_arch = "x86_64")]
+    &avxvnni::VEX,
+    #[cfg(target_arch = "x86_64")]
+    &avxvnni::EVEX,
+    #[cfg(target_arch = "x86_64")]
+    &avx2::KERNELS,
     &portable::KERNELS,
 ];
 

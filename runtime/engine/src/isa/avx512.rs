@@ -80,7 +80,14 @@ pub(super) static VNNI: Kernels = Kernels {
             tile: slender,
         },
     ],
-    depthwise: &Depthwise { lanes: 64, depth: 4, weights: WeightForm::I8, lane: lane::<4>, run: depthwise },
+    depthwise: &Depthwise {
+        lanes: 64,
+        depth: 4,
+        weights: WeightForm::I8,
+        lane: lane::<4>,
+        run: depthwise,
+        pairs: None,
+    },
     elementwise: &Elementwise { add: sum::add, table: table::table, ..elementwise::AVX512 },
     available: || {
         is_x86_feature_detected!("avx512f")

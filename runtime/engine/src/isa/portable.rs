@@ -16,7 +16,7 @@ pub(super) static KERNELS: Kernels = Kernels {
         cost: |windows| (windows as f32 * 16.0, windows as f32 * 20.0),
         tile,
     }],
-    depthwise: &Depthwise { lanes: LANES, depth: 1, weights: WeightForm::I8, lane: in_order, run },
+    depthwise: &Depthwise { lanes: LANES, depth: 1, weights: WeightForm::I8, lane: in_order, run, pairs: None },
     elementwise: &elementwise::PORTABLE,
     available: || true,
 };
