@@ -1,6 +1,7 @@
 //! Random graphs of every operator, on every instruction set that this core has: each byte as the reference says.
 //!
 //! `SEDGE_ENGINE_SEED` runs one case only, the one that a failure names.
+#![allow(clippy::print_stdout, reason = "which instruction sets there are is printed")]
 
 use sedge_engine::reference::{self, Data};
 use sedge_engine::{
