@@ -8,6 +8,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 #[cfg(test)]
 mod tests;
@@ -143,6 +145,12 @@ pub(crate) struct Kernels {
 pub(crate) static ALL: &[&Kernels] = &[
     #[cfg(target_arch = "x86_64")]
     &avx512::VNNI,
+    #[cfg(target_arch = "aarch64")]
+    &neon::I8MM,
+    #[cfg(target_arch = "aarch64")]
+    &neon::DOTPROD,
+    #[cfg(target_arch = "aarch64")]
+    &neon::NEON,
     &portable::KERNELS,
 ];
 

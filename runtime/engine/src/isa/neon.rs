@@ -1,0 +1,121 @@
+//! AArch64: plain NEON, dot products, and products of matrices. Vectors have 16 bytes, and there are 32 of them.
+//!
+//! | name    | its instruction | products of one | bytes in memory | cores, for example            |
+//! |---------|-----------------|-----------------|-----------------|-------------------------------|
+//! | neon    | smull, smlal    | 8, 4            | signed          | Cortex-A53, A72 (Pi 3, Pi 4)  |
+//! | dotprod | sdot            | 16              | signed          | Cortex-A55, A76 (Pi 5)        |
+//! | i8mm    | usmmla, usdot   | 32, 16          | unsigned        | Neoverse V1, Cortex-A710      |
+//!
+//! Weights are signed. Plain NEON and `sdot` multiply signed by signed, so bytes are flipped in memory for them; `usmmla`
+//! and `usdot` take unsigned by signed.
+//!
+//! NEON belongs to every AArch64 core, so loops over elements are the portable ones: the compiler has made vectors of
+//! them already.
+//!
+//! What is said of costs comes from counted instructions and from the vendors' optimization guides; none of it was
+//! measured on a core.
+
+mod depthwise;
+mod dotprod;
+mod i8mm;
+mod lanes;
+mod pairs;
+mod store;
+
+use super::{Depthwise, Gemm, Kernels, WeightForm, in_order};
+use crate::elementwise;
+use std::arch::is_aarch64_feature_detected;
+
+pub(super) static NEON: Kernels = Kernels {
+    name: "neon",
+    flip: 0x80,
+    gemms: &[
+        Gemm {
+            channels: 4,
+            depth: 16,
+            windows: 4,
+            weights: WeightForm::I8,
+            lane: in_order,
+            cost: |windows| (4.0 + windows as f32 * 11.0, 12.0 + 14.0 * windows as f32),
+            tile: pairs::tile,
+        },
+        Gemm {
+            channels: 16,
+            depth: 1,
+            windows: 6,
+            weights: WeightForm::I16,
+            lane: in_order,
+            cost: |windows| (0.5 + windows as f32 * 4.2, 20.0 + 20.0 * windows as f32),
+            tile: lanes::wide,
+        },
+        Gemm {
+            channels: 8,
+            depth: 1,
+            windows: 8,
+            weights: WeightForm::I16,
+            lane: in_order,
+            cost: |windows| (0.5 + windows as f32 * 2.2, 16.0 + 12.0 * windows as f32),
+            tile: lanes::narrow,
+        },
+    ],
+    depthwise: &Depthwise { lanes: 16, depth: 1, weights: WeightForm::I8, lane: in_order, run: depthwise::run },
+    elementwise: &elementwise::PORTABLE,
+    available: || is_aarch64_feature_detected!("neon"),
+};
+
+pub(super) static DOTPROD: Kernels = Kernels {
+    name: "dotprod",
+    flip: 0x80,
+    gemms: &[
+        Gemm {
+            channels: 16,
+            depth: 4,
+            windows: 6,
+            weights: WeightForm::I8,
+            lane: in_order,
+            cost: |windows| ((windows as f32 * 2.1).max(2.5), 12.0 + 14.0 * windows as f32),
+            tile: dotprod::wide,
+        },
+        Gemm {
+            channels: 8,
+            depth: 4,
+            windows: 8,
+            weights: WeightForm::I8,
+            lane: in_order,
+            cost: |windows| ((windows as f32 * 1.15).max(2.0), 10.0 + 9.0 * windows as f32),
+            tile: dotprod::narrow,
+        },
+    ],
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: dotprod::depthwise },
+    elementwise: &elementwise::PORTABLE,
+    available: || is_aarch64_feature_detected!("dotprod"),
+};
+
+pub(super) static I8MM: Kernels = Kernels {
+    name: "i8mm",
+    flip: 0,
+    gemms: &[
+        Gemm {
+            channels: 16,
+            depth: 8,
+            windows: 6,
+            weights: WeightForm::I8,
+            lane: in_order,
+            // Two windows cost as much as one.
+            cost: |windows| ((windows.div_ceil(2) as f32 * 4.5).max(4.5), 12.0 + 15.0 * windows as f32),
+            tile: i8mm::wide,
+        },
+        Gemm {
+            channels: 8,
+            depth: 8,
+            windows: 8,
+            weights: WeightForm::I8,
+            lane: in_order,
+            cost: |windows| ((windows.div_ceil(2) as f32 * 2.5).max(3.0), 10.0 + 10.0 * windows as f32),
+            tile: i8mm::narrow,
+        },
+    ],
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: i8mm::depthwise },
+    elementwise: &elementwise::PORTABLE,
+    available: || is_aarch64_feature_detected!("i8mm"),
+};
