@@ -345,3 +345,43 @@ fn every_instruction_set_computes_what_the_reference_says() {
         println!("{isa}: {CASES} graphs");
     }
 }
+
+/// A convolution of one window whose products are as large as they can be, and whose bias brings the sum back to 100.
+fn largest(byte: u8, weight: i8, taps: usize, channels: usize, depthwise: bool) -> Graph {
+    let unit = Quantization { scale: 1.0, zero_point: 128 };
+    let (inputs, groups) = if depthwise { (channels, channels) } else { (24, 1) };
+    let count = taps * inputs / groups;
+    let sum = count as i32 * (i32::from(byte) - 128) * i32::from(weight);
+    let conv = Conv {
+        window: Window { kernel: [1, taps], stride: [1, 1], dilation: [1, 1], pads: Pads::default() },
+        groups,
+        weights: vec![weight; count * channels],
+        scales: vec![1.0],
+        bias: vec![100 - sum; channels],
+        range: Range::FULL,
+    };
+    let mut graph = Graph::default();
+    let input = graph.value("input", Dims::new(1, 1, taps + 8, inputs), unit);
+    let to = Quantization { zero_point: 0, ..unit };
+    let output = graph.value("output", Dims::new(1, 1, 9, channels), to);
+    graph.node("conv", Op::Conv(conv), &[input], output);
+    let port = |value| Port { value, element: Element::U8, order: Port::CHANNELS_LAST };
+    (graph.inputs, graph.outputs) = (vec![port(input)], vec![port(output)]);
+    graph
+}
+
+#[test]
+fn no_instruction_set_loses_a_bit_of_the_largest_sums() {
+    for isa in isas() {
+        for (byte, weight) in [(0, -128), (255, -128), (0, 127), (255, 127), (0, -127)] {
+            for (taps, channels, depthwise) in [(3, 16, false), (9, 5, false), (3, 64, true), (9, 20, true)] {
+                let graph = largest(byte, weight, taps, channels, depthwise);
+                let program = Program::compile(&graph, &Options { isa: Some(isa.to_owned()) }).expect("sound");
+                let input = vec![byte; program.input_bytes().sum()];
+                let mut output = vec![0; program.output_bytes().sum()];
+                program.run(&mut program.session(), &[&input], &mut [&mut output]).expect("fits");
+                assert!(output.iter().all(|byte| *byte == 100), "{isa}: {byte} times {weight}: {output:?}");
+            }
+        }
+    }
+}
