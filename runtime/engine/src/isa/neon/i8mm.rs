@@ -95,9 +95,8 @@ unsafe fn dense<const P: usize, const NV: usize>(windows: usize, tile: &Tile<'_>
         let mut at = 0;
         while at + 2 <= tile.groups {
             // SAFETY: a window's runs may be read to their last group.
-            let x: [[uint64x2_t; 2]; P] = std::array::from_fn(|p| unsafe {
-                pairs[p].map(|window| vreinterpretq_u64_u8(vld1q_u8(window.add(at * 8))))
-            });
+            let load = |window: *const u8| unsafe { vreinterpretq_u64_u8(vld1q_u8(window.add(at * 8))) };
+            let x: [[uint64x2_t; 2]; P] = std::array::from_fn(|p| [load(pairs[p][0]), load(pairs[p][1])]);
             let first: [uint8x16_t; P] = std::array::from_fn(|p| vreinterpretq_u8_u64(vzip1q_u64(x[p][0], x[p][1])));
             let second: [uint8x16_t; P] = std::array::from_fn(|p| vreinterpretq_u8_u64(vzip2q_u64(x[p][0], x[p][1])));
             group!(first);
@@ -115,12 +114,12 @@ unsafe fn dense<const P: usize, const NV: usize>(windows: usize, tile: &Tile<'_>
     // SAFETY: multipliers follow the bias.
     let multipliers = std::array::from_fn(|v| unsafe { vld1q_f32(block.add(NV * 16 + v * 16).cast()) });
     for (p, sums) in sums.into_iter().enumerate() {
-        let of = sums.map(|halves| halves.map(|sums| vreinterpretq_s64_s32(sums)));
-        let first: [int32x4_t; NV] = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip1q_s64(of[v][0], of[v][1])));
+        let of = |v: usize, half: usize| vreinterpretq_s64_s32(sums[v][half]);
+        let first: [int32x4_t; NV] = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip1q_s64(of(v, 0), of(v, 1))));
         // SAFETY: the output has all channels that exist.
         unsafe { store::<NV, 0>(first, multipliers, tile.output, tile.outputs[p * 2], tile.channels) };
         if p * 2 + 1 < windows {
-            let second = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip2q_s64(of[v][0], of[v][1])));
+            let second = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip2q_s64(of(v, 0), of(v, 1))));
             // SAFETY: as above.
             unsafe { store::<NV, 0>(second, multipliers, tile.output, tile.outputs[p * 2 + 1], tile.channels) };
         }
