@@ -67,7 +67,7 @@ impl Step {
         };
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
         let pixels = output.dims.n * output.dims.h * output.dims.w;
-        let gemm = cheapest(kernels.gemms, pixels, channels_out, run, runs.len());
+        let gemm = cheapest(kernels.gemms, pixels, channels_out, (run, runs.len()), &op.weights);
         let depth_groups = run.div_ceil(gemm.depth);
         let padded = depth_groups * gemm.depth;
         let blocks = channels_out.div_ceil(gemm.channels);
@@ -204,13 +204,20 @@ impl Step {
 /// Writes a weight in a kernel's form.
 pub(crate) fn put(body: &mut [u8], index: usize, weight: i8, form: WeightForm) {
     match form {
-        WeightForm::I8 => body[index] = weight as u8,
+        WeightForm::I8 | WeightForm::Narrow => body[index] = weight as u8,
         WeightForm::I16 => body[index * 2..][..2].copy_from_slice(&i16::from(weight).to_ne_bytes()),
     }
 }
 
-/// The kernel that takes least for so many windows and channels.
-fn cheapest(gemms: &'static [Gemm], pixels: usize, channels: usize, run: usize, runs: usize) -> &'static Gemm {
+/// The kernel that takes least for so many windows and channels, of those that take the weights.
+fn cheapest(
+    gemms: &'static [Gemm],
+    pixels: usize,
+    channels: usize,
+    (run, runs): (usize, usize),
+    weights: &[i8],
+) -> &'static Gemm {
+    let narrow = !weights.contains(&i8::MIN);
     let cost = |gemm: &Gemm| {
         let (tiles, blocks) = (pixels.div_ceil(gemm.windows), channels.div_ceil(gemm.channels));
         let windows = pixels.div_ceil(tiles);
@@ -219,5 +226,5 @@ fn cheapest(gemms: &'static [Gemm], pixels: usize, channels: usize, run: usize, 
         (tiles * blocks) as f32 * (groups as f32 * per_group + per_tile)
     };
     let better = |best: &'static Gemm, other: &'static Gemm| if cost(other) < cost(best) { other } else { best };
-    gemms.iter().fold(&gemms[0], better)
+    gemms.iter().filter(|gemm| narrow || gemm.weights != WeightForm::Narrow).fold(&gemms[0], better)
 }

@@ -37,7 +37,16 @@ pub(super) static NEON: Kernels = Kernels {
             weights: WeightForm::I8,
             lane: in_order,
             cost: |windows| (4.0 + windows as f32 * 11.0, 12.0 + 14.0 * windows as f32),
-            tile: pairs::tile,
+            tile: pairs::any,
+        },
+        Gemm {
+            channels: 4,
+            depth: 16,
+            windows: 4,
+            weights: WeightForm::Narrow,
+            lane: in_order,
+            cost: |windows| (4.0 + windows as f32 * 9.0, 12.0 + 14.0 * windows as f32),
+            tile: pairs::narrow,
         },
         Gemm {
             channels: 16,

@@ -1,7 +1,7 @@
 //! Each kernel by itself: every shape, every number of windows, the largest products there are. A bias brings one window's
 //! sum into the range of a byte, so that a sum that is wrong in any bit yields another byte.
 
-use super::{ALL, Depthwise, Gemm, Kernels, Lanes, Output, SLACK_BYTES, Tile, WINDOWS_MAX};
+use super::{ALL, Depthwise, Gemm, Kernels, Lanes, Output, SLACK_BYTES, Tile, WINDOWS_MAX, WeightForm};
 use crate::bytes::AlignedBytes;
 use crate::conv::put;
 use crate::graph::Range;
@@ -90,7 +90,9 @@ fn dense(random: &mut Random, gemm: &Gemm, windows: usize, of: Of, kernels: &Ker
     let memory: Vec<u8> = (0..4 * run + 64 + SLACK_BYTES).map(|_| random.byte(of) ^ kernels.flip).collect();
     let starts: Vec<usize> = (0..windows).map(|_| random.within(0, 63) as usize).collect();
     let offsets: Vec<usize> = (0..runs).map(|i| i * (run + 1)).collect();
-    let weights: Vec<Vec<i8>> = (0..gemm.channels).map(|_| (0..all).map(|_| random.weight(of)).collect()).collect();
+    let least = if gemm.weights == WeightForm::Narrow { -127 } else { -128 };
+    let mut weight = || random.weight(of).max(least);
+    let weights: Vec<Vec<i8>> = (0..gemm.channels).map(|_| (0..all).map(|_| weight()).collect()).collect();
     let sum = |window: usize, channel: usize| -> i32 {
         let x = |i: usize| meaning(memory[starts[window] + offsets[i / run] + i % run], kernels.flip);
         (0..all).map(|i| x(i) * i32::from(weights[channel][i])).sum()

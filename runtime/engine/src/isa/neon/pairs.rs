@@ -1,30 +1,33 @@
 //! Dense sums along the depth: `smull` multiplies eight bytes of a window by eight weights of a channel, `sadalp` adds
 //! neighbouring products to four sums.
 //!
-//! A product of two bytes fits 16 bits, the sum of two does not (-128 times -128, twice), so each product is widened
-//! before it meets another. Multiplying and adding go to different pipes on a Cortex-A72: eight products each cycle,
-//! where `smlal` has four. A tile of 4 windows and 4 channels has 16 vectors of sums, and is summed up across at its end.
+//! A product of two bytes fits 16 bits. The sum of two does not when both are -128 times -128, so each product is widened
+//! before it meets another; where no weight of a layer is -128, which is the rule, two are added first (`smlal2`) and
+//! widened together. Three do not fit in any case. Multiplying and adding go to different pipes on a Cortex-A72: eight
+//! products each cycle, where `smlal` of 16 bits has four. A tile of 4 windows and 4 channels has 16 vectors of sums, and
+//! is summed up across at its end.
 
 use super::store::store;
 use crate::isa::Tile;
 use std::arch::aarch64::*;
 
-pub(super) unsafe fn tile(windows: usize, tile: &Tile<'_>) {
-    // SAFETY: the caller vouches for the tile.
-    unsafe {
-        match windows {
-            1 => dense::<1>(tile),
-            2 => dense::<2>(tile),
-            3 => dense::<3>(tile),
-            4 => dense::<4>(tile),
-            _ => debug_assert!(false, "no tile of {windows} windows"),
+macro_rules! by_windows {
+    ($name:ident, $narrow:literal, $($windows:literal)*) => {
+        pub(super) unsafe fn $name(windows: usize, tile: &Tile<'_>) {
+            match windows {
+                // SAFETY: the caller vouches for the tile.
+                $($windows => unsafe { dense::<$windows, $narrow>(tile) },)*
+                _ => debug_assert!(false, "no tile of {windows} windows"),
+            }
         }
-    }
+    };
 }
+by_windows!(any, false, 1 2 3 4);
+by_windows!(narrow, true, 1 2 3 4);
 
 #[target_feature(enable = "neon")]
 #[inline]
-unsafe fn dense<const MR: usize>(tile: &Tile<'_>) {
+unsafe fn dense<const MR: usize, const NARROW: bool>(tile: &Tile<'_>) {
     let mut sums = [[vdupq_n_s32(0); 4]; MR];
     // SAFETY: weights follow bias and multipliers.
     let mut weights = unsafe { tile.block.add(32).cast::<i8>() };
@@ -38,9 +41,12 @@ unsafe fn dense<const MR: usize>(tile: &Tile<'_>) {
                 let w = unsafe { vld1q_s8(weights.add(c * 16)) };
                 for i in 0..MR {
                     let low = vmull_s8(vget_low_s8(x[i]), vget_low_s8(w));
-                    sums[i][c] = vpadalq_s16(sums[i][c], low);
-                    let high = vmull_high_s8(x[i], w);
-                    sums[i][c] = vpadalq_s16(sums[i][c], high);
+                    if NARROW {
+                        sums[i][c] = vpadalq_s16(sums[i][c], vmlal_high_s8(low, x[i], w));
+                    } else {
+                        sums[i][c] = vpadalq_s16(sums[i][c], low);
+                        sums[i][c] = vpadalq_s16(sums[i][c], vmull_high_s8(x[i], w));
+                    }
                 }
             }
             weights = weights.wrapping_add(64);
