@@ -1,13 +1,13 @@
 //! AArch64: plain NEON, dot products, and products of matrices. Vectors have 16 bytes, and there are 32 of them.
 //!
-//! | name    | its instruction | products of one | bytes in memory | cores, for example            |
-//! |---------|-----------------|-----------------|-----------------|-------------------------------|
-//! | neon    | smull, smlal    | 8, 4            | signed          | Cortex-A53, A72 (Pi 3, Pi 4)  |
-//! | dotprod | sdot            | 16              | signed          | Cortex-A55, A76 (Pi 5)        |
-//! | i8mm    | usmmla, usdot   | 32, 16          | unsigned        | Neoverse V1, Cortex-A710      |
+//! | name    | its instructions | products of one | cores, for example           |
+//! |---------|------------------|-----------------|------------------------------|
+//! | neon    | smull, smlal     | 8, 4            | Cortex-A53, A72 (Pi 3, Pi 4) |
+//! | dotprod | sdot             | 16              | Cortex-A55, A76 (Pi 5)       |
+//! | i8mm    | smmla, sdot      | 32, 16          | Cortex-A710, Neoverse V1     |
 //!
-//! Weights are signed. Plain NEON and `sdot` multiply signed by signed, so bytes are flipped in memory for them; `usmmla`
-//! and `usdot` take unsigned by signed.
+//! All of them multiply signed by signed, as weights are: bytes are flipped in memory. (`usmmla` takes bytes as they are,
+//! at the same speed; what the others have in common would then be lost.)
 //!
 //! NEON belongs to every AArch64 core, so loops over elements are the portable ones: the compiler has made vectors of
 //! them already.
@@ -21,14 +21,18 @@ mod i8mm;
 mod lanes;
 mod pairs;
 mod store;
+mod taps;
 
 use super::{Depthwise, Gemm, Kernels, WeightForm, in_order};
 use crate::elementwise;
 use std::arch::is_aarch64_feature_detected;
 
+/// Bytes in memory are signed.
+const FLIP: u8 = 0x80;
+
 pub(super) static NEON: Kernels = Kernels {
     name: "neon",
-    flip: 0x80,
+    flip: FLIP,
     gemms: &[
         Gemm {
             channels: 16,
@@ -92,7 +96,7 @@ pub(super) static NEON: Kernels = Kernels {
 
 pub(super) static DOTPROD: Kernels = Kernels {
     name: "dotprod",
-    flip: 0x80,
+    flip: FLIP,
     gemms: &[
         Gemm {
             channels: 16,
@@ -113,14 +117,14 @@ pub(super) static DOTPROD: Kernels = Kernels {
             tile: dotprod::narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: dotprod::depthwise },
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run },
     elementwise: &elementwise::PORTABLE,
     available: || is_aarch64_feature_detected!("dotprod"),
 };
 
 pub(super) static I8MM: Kernels = Kernels {
     name: "i8mm",
-    flip: 0,
+    flip: FLIP,
     gemms: &[
         Gemm {
             channels: 16,
@@ -142,7 +146,7 @@ pub(super) static I8MM: Kernels = Kernels {
             tile: i8mm::narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: i8mm::depthwise },
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run },
     elementwise: &elementwise::PORTABLE,
-    available: || is_aarch64_feature_detected!("i8mm"),
+    available: || is_aarch64_feature_detected!("i8mm") && is_aarch64_feature_detected!("dotprod"),
 };

@@ -1,14 +1,13 @@
-//! `sdot` multiplies four bytes by four weights in each of four lanes.
+//! Dense sums by `sdot`, which multiplies four bytes by four weights in each of four lanes.
 //!
-//! **Dense sums.** A vector holds the weights of four channels; four bytes of a window are taken from a quarter of another
+//! A vector holds the weights of four channels; four bytes of a window are taken from a quarter of another
 //! vector, so that sixteen bytes of each window are loaded at once and spread by the instruction itself. 24 of the 32
 //! registers hold sums (6 x 16), or 16 (8 x 8) where a layer has few channels.
 //!
 //! The intrinsics are not stable, so the instruction is written out.
 
-use super::depthwise::{by_dots, side_by_side};
 use super::store::store;
-use crate::isa::{Lanes, Tile};
+use crate::isa::Tile;
 use std::arch::{aarch64::*, asm};
 
 /// Adds to each lane the products of its four weights and the `QUARTER`th four bytes.
@@ -29,23 +28,6 @@ fn dot_quarter<const QUARTER: usize>(mut sums: int32x4_t, weights: int8x16_t, x:
     sums
 }
 
-/// Adds to each lane the products of its four bytes, taken as signed, and its four weights.
-#[target_feature(enable = "dotprod")]
-#[inline]
-fn dot(mut sums: int32x4_t, x: uint8x16_t, weights: int8x16_t) -> int32x4_t {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "sdot {sums:v}.4s, {x:v}.16b, {weights:v}.16b",
-            sums = inout(vreg) sums,
-            x = in(vreg) x,
-            weights = in(vreg) weights,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sums
-}
-
 macro_rules! by_windows {
     ($name:ident, $vectors:literal, $($windows:literal)*) => {
         pub(super) unsafe fn $name(windows: usize, tile: &Tile<'_>) {
@@ -59,7 +41,6 @@ macro_rules! by_windows {
 }
 by_windows!(wide, 4, 1 2 3 4 5 6);
 by_windows!(narrow, 2, 1 2 3 4 5 6 7 8);
-by_dots!("dotprod", dot, 0x80);
 
 #[target_feature(enable = "dotprod")]
 #[inline]
@@ -106,6 +87,6 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
     let multipliers = std::array::from_fn(|v| unsafe { vld1q_f32(block.add(NV * 16 + v * 16).cast()) });
     for (sums, out) in sums.into_iter().zip(tile.outputs) {
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV, 0x80>(sums, multipliers, tile.output, out, tile.channels) };
+        unsafe { store::<NV>(sums, multipliers, tile.output, out, tile.channels) };
     }
 }

@@ -1,15 +1,13 @@
-//! `usmmla` multiplies two windows by two channels, eight deep, and adds the four sums; `usdot` is the dot product of
-//! unsigned and signed bytes.
+//! Dense sums by `smmla`, which multiplies two windows by two channels, eight deep, and adds the four sums.
 //!
-//! **Dense sums.** A vector of weights holds eight of each of two channels. Sixteen bytes of two windows are loaded and
+//! A vector of weights holds eight of each of two channels. Sixteen bytes of two windows are loaded and
 //! zipped into two vectors of eight bytes each. 24 of the 32 registers hold sums (6 x 16), or 16 (8 x 8) where a layer has
 //! few channels. An odd window goes twice. Sums of a window lie side by side after one more zip at the end.
 //!
-//! The intrinsics are not stable, so the instructions are written out.
+//! The intrinsic is not stable, so the instruction is written out.
 
-use super::depthwise::{by_dots, side_by_side};
 use super::store::store;
-use crate::isa::{Lanes, Tile};
+use crate::isa::Tile;
 use std::arch::{aarch64::*, asm};
 
 /// Adds the products of two windows and two channels: window 0 and channels 0 and 1, then window 1.
@@ -19,24 +17,7 @@ fn matrix(mut sums: int32x4_t, x: uint8x16_t, weights: int8x16_t) -> int32x4_t {
     // SAFETY: registers only.
     unsafe {
         asm!(
-            "usmmla {sums:v}.4s, {x:v}.16b, {weights:v}.16b",
-            sums = inout(vreg) sums,
-            x = in(vreg) x,
-            weights = in(vreg) weights,
-            options(pure, nomem, nostack, preserves_flags),
-        );
-    }
-    sums
-}
-
-/// Adds to each lane the products of its four bytes and its four weights.
-#[target_feature(enable = "neon,i8mm")]
-#[inline]
-fn dot(mut sums: int32x4_t, x: uint8x16_t, weights: int8x16_t) -> int32x4_t {
-    // SAFETY: registers only.
-    unsafe {
-        asm!(
-            "usdot {sums:v}.4s, {x:v}.16b, {weights:v}.16b",
+            "smmla {sums:v}.4s, {x:v}.16b, {weights:v}.16b",
             sums = inout(vreg) sums,
             x = in(vreg) x,
             weights = in(vreg) weights,
@@ -59,7 +40,6 @@ macro_rules! by_pairs {
 }
 by_pairs!(wide, 4, 1 2 3);
 by_pairs!(narrow, 2, 1 2 3 4);
-by_dots!("neon,i8mm", dot, 0);
 
 /// `P` pairs of windows, `NV` times four channels.
 #[target_feature(enable = "neon,i8mm")]
@@ -117,11 +97,11 @@ unsafe fn dense<const P: usize, const NV: usize>(windows: usize, tile: &Tile<'_>
         let of = |v: usize, half: usize| vreinterpretq_s64_s32(sums[v][half]);
         let first: [int32x4_t; NV] = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip1q_s64(of(v, 0), of(v, 1))));
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV, 0>(first, multipliers, tile.output, tile.outputs[p * 2], tile.channels) };
+        unsafe { store::<NV>(first, multipliers, tile.output, tile.outputs[p * 2], tile.channels) };
         if p * 2 + 1 < windows {
             let second = std::array::from_fn(|v| vreinterpretq_s32_s64(vzip2q_s64(of(v, 0), of(v, 1))));
             // SAFETY: as above.
-            unsafe { store::<NV, 0>(second, multipliers, tile.output, tile.outputs[p * 2 + 1], tile.channels) };
+            unsafe { store::<NV>(second, multipliers, tile.output, tile.outputs[p * 2 + 1], tile.channels) };
         }
     }
 }

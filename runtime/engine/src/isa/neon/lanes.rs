@@ -74,6 +74,6 @@ unsafe fn dense<const MR: usize, const NV: usize, const NW: usize>(tile: &Tile<'
     let multipliers = std::array::from_fn(|v| unsafe { vld1q_f32(block.add(NV * 16 + v * 16).cast()) });
     for (sums, out) in sums.into_iter().zip(tile.outputs) {
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NV, 0x80>(sums, multipliers, tile.output, out, tile.channels) };
+        unsafe { store::<NV>(sums, multipliers, tile.output, out, tile.channels) };
     }
 }

@@ -72,6 +72,6 @@ unsafe fn dense<const MR: usize, const NQ: usize, const NARROW: bool>(tile: &Til
     let multipliers = std::array::from_fn(|v| unsafe { vld1q_f32(block.add(NQ * 16 + v * 16).cast()) });
     for (sums, out) in all.into_iter().zip(tile.outputs) {
         // SAFETY: the output has all channels that exist.
-        unsafe { store::<NQ, 0x80>(sums, multipliers, tile.output, out, tile.channels) };
+        unsafe { store::<NQ>(sums, multipliers, tile.output, out, tile.channels) };
     }
 }

@@ -1,15 +1,16 @@
 //! From sums to bytes in memory.
 
+use super::FLIP;
 use crate::isa::Output;
 use std::arch::aarch64::*;
 
-/// Requantizes `4 * NV` sums and stores the first `count` bytes, exclusive-ored with `FLIP`.
+/// Requantizes `4 * NV` sums and stores the first `count` bytes, flipped.
 ///
 /// # Safety
 /// `out` has so many bytes.
 #[target_feature(enable = "neon")]
 #[inline]
-pub(super) unsafe fn store<const NV: usize, const FLIP: u8>(
+pub(super) unsafe fn store<const NV: usize>(
     sums: [int32x4_t; NV],
     multipliers: [float32x4_t; NV],
     output: Output,
@@ -25,7 +26,7 @@ pub(super) unsafe fn store<const NV: usize, const FLIP: u8>(
         _ => vcombine_u8(eight(0, 1), eight(2, 3)),
     };
     let bytes = vminq_u8(vmaxq_u8(bytes, vdupq_n_u8(output.range.low)), vdupq_n_u8(output.range.high));
-    let bytes = if FLIP == 0 { bytes } else { veorq_u8(bytes, vdupq_n_u8(FLIP)) };
+    let bytes = veorq_u8(bytes, vdupq_n_u8(FLIP));
     // SAFETY: as of this function.
     unsafe { first(bytes, out, count, NV * 4) };
 }
