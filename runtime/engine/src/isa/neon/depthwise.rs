@@ -67,7 +67,7 @@ unsafe fn run_of<const T: usize>(lanes: &Lanes<'_>) {
         for tap in 0..count {
             // SAFETY: bytes beyond the last lane may be read.
             let x = unsafe { vld1q_s8(window.wrapping_add(*taps.get_unchecked(tap)).cast()) };
-            let w = if T == 0 { weight(tap) } else { weights[tap] };
+            let w = weights.get(tap).copied().unwrap_or_else(|| weight(tap));
             sums = add_tap(sums, x, w);
         }
         let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };

@@ -34,28 +34,27 @@ by_windows!(eight_narrow, 2, true, 1 2 3 4);
 #[inline]
 unsafe fn dense<const MR: usize, const NQ: usize, const NARROW: bool>(tile: &Tile<'_>) {
     let block = tile.block;
-    let mut all = [[vdupq_n_s32(0); NQ]; MR];
+    let mut all = [[vdupq_n_s32(0); MR]; NQ];
     // Channels that do not exist are not computed.
-    for quad in 0..NQ.min(tile.channels.div_ceil(4)) {
+    for (quad, all) in all.iter_mut().enumerate().take(tile.channels.div_ceil(4)) {
         // SAFETY: weights follow bias and multipliers: sixteen of each channel, for each group.
         let mut weights = unsafe { block.add(NQ * 32 + quad * 64).cast::<i8>() };
-        let mut sums = [[vdupq_n_s32(0); 4]; MR];
+        let mut sums = [[vdupq_n_s32(0); MR]; 4];
         for run in tile.runs {
             let windows: [*const i8; MR] = std::array::from_fn(|i| tile.windows[i].wrapping_add(*run).cast());
             for group in 0..tile.groups {
                 // SAFETY: a window's runs may be read to their last group.
                 let x: [int8x16_t; MR] = std::array::from_fn(|i| unsafe { vld1q_s8(windows[i].add(group * 16)) });
-                for c in 0..4 {
+                for (c, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: one group of weights for each group of each run.
                     let w = unsafe { vld1q_s8(weights.add(c * 16)) };
-                    for i in 0..MR {
-                        let low = vmull_s8(vget_low_s8(x[i]), vget_low_s8(w));
-                        if NARROW {
-                            sums[i][c] = vpadalq_s16(sums[i][c], vmlal_high_s8(low, x[i], w));
+                    for (sum, x) in sums.iter_mut().zip(x) {
+                        let low = vmull_s8(vget_low_s8(x), vget_low_s8(w));
+                        *sum = if NARROW {
+                            vpadalq_s16(*sum, vmlal_high_s8(low, x, w))
                         } else {
-                            sums[i][c] = vpadalq_s16(sums[i][c], low);
-                            sums[i][c] = vpadalq_s16(sums[i][c], vmull_high_s8(x[i], w));
-                        }
+                            vpadalq_s16(vpadalq_s16(*sum, low), vmull_high_s8(x, w))
+                        };
                     }
                 }
                 weights = weights.wrapping_add(NQ * 64);
@@ -63,14 +62,15 @@ unsafe fn dense<const MR: usize, const NQ: usize, const NARROW: bool>(tile: &Til
         }
         // SAFETY: a block begins with the bias of each channel.
         let bias = unsafe { vld1q_s32(block.add(quad * 16).cast()) };
-        for i in 0..MR {
-            let across = vpaddq_s32(vpaddq_s32(sums[i][0], sums[i][1]), vpaddq_s32(sums[i][2], sums[i][3]));
-            all[i][quad] = vaddq_s32(across, bias);
-        }
+        *all = std::array::from_fn(|i| {
+            let across = vpaddq_s32(vpaddq_s32(sums[0][i], sums[1][i]), vpaddq_s32(sums[2][i], sums[3][i]));
+            vaddq_s32(across, bias)
+        });
     }
     // SAFETY: multipliers follow the bias.
     let multipliers = std::array::from_fn(|v| unsafe { vld1q_f32(block.add(NQ * 16 + v * 16).cast()) });
-    for (sums, out) in all.into_iter().zip(tile.outputs) {
+    for (i, out) in tile.outputs.into_iter().enumerate().take(MR) {
+        let sums = std::array::from_fn(|quad| all[quad][i]);
         // SAFETY: the output has all channels that exist.
         unsafe { store::<NQ>(sums, multipliers, tile.output, out, tile.channels) };
     }

@@ -93,7 +93,7 @@ unsafe fn run_of<const G: usize, const ONE_MORE: bool>(lanes: &Lanes<'_>) {
         let mut sums = bias;
         for group in 0..groups {
             let x = side_by_side([load(group * 4), load(group * 4 + 1), load(group * 4 + 2), load(group * 4 + 3)]);
-            let w = if G == 0 { weight(group) } else { weights[group] };
+            let w = weights.get(group).copied().unwrap_or_else(|| weight(group));
             for v in 0..4 {
                 sums[v] = dot(sums[v], x[v], w[v]);
             }
