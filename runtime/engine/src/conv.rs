@@ -101,8 +101,9 @@ impl Step {
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
         let pixels = output.dims.n * output.dims.h * output.dims.w;
         let group = |group: usize| [group * channels_in, group * channels_out, (group + 1) * channels_out];
+        let narrow = !op.weights.contains(&i8::MIN);
         let groups: Vec<[usize; 3]> = (0..op.groups).map(group).collect();
-        let (strips, bytes) = cover(kernels.gemms, pixels, (run, runs.len()), &groups);
+        let (strips, bytes) = cover(kernels.gemms, pixels, (run, runs.len()), &groups, narrow);
         let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
         let per_channel = rows * columns * channels_in;
         let pack = |packed: &mut [u8], strip: &Strip| {
@@ -205,16 +206,18 @@ impl Step {
 }
 
 /// Covers output channels with blocks, for each group of channels: how far into a window its input channels begin, its
-/// first output channel, and the first that is not of it. How many bytes all blocks take.
+/// first output channel, and the first that is not of it. `narrow` says that no weight is -128. How many bytes all blocks
+/// take.
 pub(crate) fn cover(
     gemms: &'static [Gemm],
     pixels: usize,
     (run, runs): (usize, usize),
     groups: &[[usize; 3]],
+    narrow: bool,
 ) -> (Vec<Strip>, usize) {
     let (mut strips, mut bytes) = (Vec::new(), 0);
     for &[into, mut first, last] in groups {
-        for (gemm, blocks) in cheapest(gemms, pixels, last - first, (run, runs)) {
+        for (gemm, blocks) in cheapest(gemms, pixels, last - first, (run, runs), narrow) {
             let depth_groups = run.div_ceil(gemm.depth);
             let weights = runs * depth_groups * gemm.depth * gemm.weights.bytes();
             let block_bytes = (gemm.channels * (8 + weights)).next_multiple_of(64);
@@ -270,7 +273,7 @@ pub(crate) fn each_tile(
 /// Writes a weight in a kernel's form.
 pub(crate) fn put(body: &mut [u8], index: usize, weight: i8, form: WeightForm) {
     match form {
-        WeightForm::I8 => body[index] = weight as u8,
+        WeightForm::I8 | WeightForm::Narrow => body[index] = weight as u8,
         WeightForm::I16 => body[index * 2..][..2].copy_from_slice(&i16::from(weight).to_ne_bytes()),
     }
 }
@@ -282,6 +285,7 @@ fn cheapest(
     pixels: usize,
     channels: usize,
     (run, runs): (usize, usize),
+    narrow: bool,
 ) -> Vec<(&'static Gemm, usize)> {
     let cost = |gemm: &Gemm| {
         let tiles = pixels.div_ceil(gemm.windows);
@@ -295,13 +299,14 @@ fn cheapest(
             best = (all, parts.to_vec());
         }
     };
-    for first in gemms {
+    let gemms = || gemms.iter().filter(|gemm| narrow || gemm.weights != WeightForm::Narrow);
+    for first in gemms() {
         offer(&[(first, channels.div_ceil(first.channels))]);
         let (blocks, rest) = (channels / first.channels, channels % first.channels);
-        for second in gemms.iter().filter(|second| second.channels < first.channels && blocks > 0) {
+        for second in gemms().filter(|second| second.channels < first.channels && blocks > 0) {
             offer(&[(first, blocks), (second, rest.div_ceil(second.channels))]);
             let (more, rest) = (rest / second.channels, rest % second.channels);
-            for third in gemms.iter().filter(|third| third.channels < second.channels && more > 0) {
+            for third in gemms().filter(|third| third.channels < second.channels && more > 0) {
                 offer(&[(first, blocks), (second, more), (third, rest.div_ceil(third.channels))]);
             }
         }

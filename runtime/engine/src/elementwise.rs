@@ -49,10 +49,15 @@ pub(crate) struct Elementwise {
 /// Rounds to the nearest, ties to even, shifts and limits; what is no number becomes the zero point.
 #[inline(always)]
 fn byte(real: f32, zero_point: i32, low: i32, high: i32) -> u8 {
-    // Beyond these limits nothing changes; within them the cast is exact.
-    let real = if real.is_nan() { 0.0 } else { real.clamp(-1024.0, 1024.0).round_ties_even() };
-    // SAFETY: a number between -1024 and 1024.
-    let shifted = unsafe { real.to_int_unchecked::<i32>() } + zero_point;
+    let shifted = if cfg!(target_arch = "aarch64") {
+        // The instruction saturates by itself, and takes what is no number to 0.
+        (real.round_ties_even() as i32).saturating_add(zero_point)
+    } else {
+        // Beyond these limits nothing changes; within them the cast is exact.
+        let real = if real.is_nan() { 0.0 } else { real.clamp(-1024.0, 1024.0).round_ties_even() };
+        // SAFETY: a number between -1024 and 1024.
+        unsafe { real.to_int_unchecked::<i32>() + zero_point }
+    };
     shifted.max(low).min(high) as u8
 }
 

@@ -12,7 +12,11 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
 
@@ -60,6 +64,9 @@ pub(crate) struct Tile<'a> {
 pub(crate) enum WeightForm {
     /// As they are.
     I8,
+    /// As they are, and none is -128: the sum of two products fits 16 bits.
+    #[allow(dead_code, reason = "some instruction sets only")]
+    Narrow,
     /// Widened to 16 bits.
     #[allow(dead_code, reason = "some instruction sets only")]
     I16,
@@ -68,7 +75,7 @@ pub(crate) enum WeightForm {
 impl WeightForm {
     pub(crate) const fn bytes(self) -> usize {
         match self {
-            Self::I8 => 1,
+            Self::I8 | Self::Narrow => 1,
             Self::I16 => 2,
         }
     }
@@ -140,7 +147,7 @@ pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// What is exclusive-ored with each byte of a tensor in memory: 0x80 where kernels want signed bytes.
     pub(crate) flip: u8,
-    /// Several shapes; the cheapest for a layer is taken.
+    /// Several shapes; the cheapest for a layer is taken. The first takes any weights.
     pub(crate) gemms: &'static [Gemm],
     pub(crate) depthwise: &'static Depthwise,
     /// Loops over elements, compiled for this instruction set.
@@ -159,6 +166,12 @@ pub(crate) static ALL: &[&Kernels] = &[
     &avxvnni::EVEX,
     #[cfg(target_arch = "x86_64")]
     &avx2::KERNELS,
+    #[cfg(target_arch = "aarch64")]
+    &neon::I8MM,
+    #[cfg(target_arch = "aarch64")]
+    &neon::DOTPROD,
+    #[cfg(target_arch = "aarch64")]
+    &neon::NEON,
     &portable::KERNELS,
 ];
 

@@ -36,7 +36,7 @@ impl Step {
         let alone = two.dims.n == 1 && two.dims.h == 1;
         let dims = output.dims;
         let rows = if alone { dims.n * dims.h * dims.w } else { dims.w };
-        let (strips, packed_bytes) = conv::cover(kernels.gemms, rows, (one.dims.c, 1), &[[0, 0, dims.c]]);
+        let (strips, packed_bytes) = conv::cover(kernels.gemms, rows, (one.dims.c, 1), &[[0, 0, dims.c]], false);
         Self { one, two, output, transposed, of, strips, packed_bytes, rows }
     }
 

@@ -1,5 +1,4 @@
-//! Random graphs of every operator, on every instruction set that this core has: each byte as the reference says. And sums
-//! as large as they can be, which would be cut off if any of them passed through 16 bits.
+//! Random graphs of every operator, on every instruction set that this core has: each byte as the reference says.
 //!
 //! `SEDGE_ENGINE_SEED` runs one case only, the one that a failure names.
 
@@ -347,6 +346,7 @@ fn every_instruction_set_computes_what_the_reference_says() {
     }
     for isa in isas().into_iter().rev() {
         (0..CASES).for_each(|seed| case(seed, isa, 1));
+        println!("{isa}: {CASES} graphs");
     }
 }
 
@@ -354,57 +354,5 @@ fn every_instruction_set_computes_what_the_reference_says() {
 fn threads_change_no_byte() {
     for seed in 0..CASES / 10 {
         isas().iter().for_each(|isa| case(seed, isa, 3));
-    }
-}
-
-/// A convolution whose weights and inputs are the largest there are, in every order of signs that a pair or a group of
-/// four can have.
-fn extreme(channels_in: usize, channels_out: usize, kernel: usize, depthwise: bool) -> Graph {
-    let groups = if depthwise { channels_in } else { 1 };
-    let sum = kernel * kernel * channels_in / groups;
-    let weight = |channel: usize, index: usize| if channel >> (index % 4) & 1 == 0 { 127 } else { -128 };
-    let pads = Pads { top: kernel / 2, left: kernel / 2, bottom: kernel / 2, right: kernel / 2 };
-    let conv = Conv {
-        window: Window { kernel: [kernel; 2], stride: [1, 1], dilation: [1, 1], pads },
-        groups,
-        weights: (0..channels_out).flat_map(|channel| (0..sum).map(move |index| weight(channel, index))).collect(),
-        // The largest sums are just within the limits of the output.
-        scales: vec![1.0 / (256.0 * sum as f32)],
-        bias: Vec::new(),
-        range: Range::FULL,
-    };
-    let mut graph = Graph::default();
-    let input = graph.value("input", Dims::new(1, 3, 7, channels_in), Quantization { scale: 1.0, zero_point: 0 });
-    let output = graph.value("output", Dims::new(1, 3, 7, channels_out), Quantization { scale: 1.0, zero_point: 128 });
-    graph.node("conv", Op::Conv(conv), &[input], output);
-    graph.inputs.push(Port { value: input, element: Element::U8, order: Port::CHANNELS_LAST });
-    graph.outputs.push(Port { value: output, element: Element::U8, order: Port::CHANNELS_LAST });
-    graph
-}
-
-#[test]
-fn the_largest_sums_are_exact() {
-    let layers = [
-        (300, 70, 1, false),
-        (31, 33, 3, false),
-        (3, 16, 5, false),
-        (64, 64, 3, true),
-        (70, 70, 3, true),
-        (40, 40, 5, true),
-    ];
-    for (channels_in, channels_out, kernel, depthwise) in layers {
-        let graph = extreme(channels_in, channels_out, kernel, depthwise);
-        let full = vec![255; 3 * 7 * channels_in];
-        let halves = full.iter().enumerate().map(|(i, byte)| if i / 2 % 2 == 0 { *byte } else { 0 }).collect();
-        for input in [full, halves] {
-            let expected = bytes(&reference::run(&graph, &[Data::U8(input.clone())])[0]);
-            for isa in isas() {
-                let program = Program::compile(&graph, &Options { isa: Some(isa.to_owned()), ..Options::default() })
-                    .expect("a sound graph");
-                let mut found = vec![0xaa; expected.len()];
-                program.run(&mut program.session(), &[&input], &mut [&mut found]).expect("fits");
-                assert!(found == expected, "{channels_in} to {channels_out}, kernel {kernel}, on {isa}");
-            }
-        }
     }
 }
