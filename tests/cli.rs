@@ -235,6 +235,55 @@ fn reference_models_agree_with_the_engines_they_come_from() {
 }
 
 #[test]
+fn a_model_is_measured_whenever_a_script_says_so() {
+    let model = format!("{DIGITS}/v1/model.int8.onnx");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_sedge"))
+        .args(["bench", &model, "--serve"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut input = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, b"run 0.01\nwalk\nrun 0.01\n").expect("written");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends with its input");
+    assert!(output.status.success());
+    let answers: Vec<Value> =
+        String::from_utf8_lossy(&output.stdout).lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let [ready, first, error, second] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(ready["ready"] == true && ready["load_ms"].as_f64() > Some(0.0), "{ready}");
+    assert!(ready["rss_bytes"].as_u64() > Some(1 << 20), "{ready}");
+    for measured in [first, second] {
+        let [p10, median, p90] = ["p10_us", "median_us", "p90_us"].map(|k| measured[k].as_f64().expect("a number"));
+        assert!(0.0 < p10 && p10 <= median && median <= p90, "{measured}");
+        assert!(measured["iterations"].as_u64() > Some(0) && measured["rss_peak_bytes"].as_u64() > Some(1 << 20));
+    }
+    assert_eq!(error["error"], "the only command is `run SECONDS`");
+}
+
+#[test]
+fn what_is_fused_is_told() {
+    let model = format!("{DIGITS}/v1/model.int8.onnx");
+    let fused = succeed(&["bench", &model, "--seconds", "0.05", "-o", "json"]).json();
+    assert_eq!(
+        (&fused["engine"], &fused["fusion"]["whole"], &fused["fusion"]["left"]),
+        (&"fused".into(), &true.into(), &0.into())
+    );
+    let tract = succeed(&["bench", &model, "--seconds", "0.05", "--engine", "tract", "-o", "json"]).json();
+    assert_eq!((&tract["engine"], &tract["fusion"]["fused"]), (&"tract".into(), &0.into()));
+    let signed = Signed::new();
+    let inspected = succeed(&["bundle", "inspect", &signed.bundle, "-o", "json"]).json();
+    let nodes = inspected["fusion"]["nodes"].as_array().expect("every node");
+    assert_eq!(nodes.len() as u64, inspected["model"]["nodes"].as_u64().expect("a number"));
+    assert!(nodes.iter().any(|n| n["fate"] == "fused" && n["operator"] == "Conv" && n["region"] == 0), "{nodes:?}");
+    let listed = succeed(&["bundle", "inspect", &signed.bundle, "--nodes"]).stdout;
+    assert!(
+        listed.contains("fused into 1 region, which are the whole model") && listed.contains("region 0"),
+        "{listed}"
+    );
+}
+
+#[test]
 fn a_disagreement_is_a_failure() {
     let Some(models) = reference_models("mlperf-tiny") else { return };
     let path = text(models.join("ic_int8.onnx"));

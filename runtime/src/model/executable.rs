@@ -48,6 +48,7 @@ pub(super) fn load(parsed: &mut onnx::Parsed, options: &ModelOptions) -> Result<
     for _ in 0..=fused::REFUSALS_MAX {
         let plan = Plan::new(&source, &refused)?;
         if !plan.has_regions() {
+            parsed.supported(|_| true, |at| plan.why(at))?;
             let loaded = unfused(parsed, plan.graph(), options)?;
             return Ok(Loaded { fusion: plan.report(), ..loaded });
         }
@@ -81,7 +82,7 @@ fn rejected(e: &tract::TractError) -> ModelError {
 
 /// Everything in tract.
 fn unfused(parsed: &onnx::Parsed, graph: pb::GraphProto, options: &ModelOptions) -> Result<Loaded, ModelError> {
-    parsed.supported(|_| true)?;
+    parsed.supported(|_| true, |_| None)?;
     let node = |node: &pb::NodeProto| NodeFusion {
         name: visible(fused::label(node), 100),
         operator: visible(&node.op_type, 100),
@@ -93,7 +94,7 @@ fn unfused(parsed: &onnx::Parsed, graph: pb::GraphProto, options: &ModelOptions)
 
 /// Regions inside tract.
 fn inside(parsed: &onnx::Parsed, plan: &Arc<Plan>, options: &ModelOptions) -> Result<Loaded, ModelError> {
-    parsed.supported(|at| plan.keeps(at))?;
+    parsed.supported(|at| plan.keeps(at), |at| plan.why(at))?;
     planned(parsed, plan.infer(parsed)?, options, plan.report())
 }
 
@@ -123,7 +124,7 @@ fn planned(
 
 /// The engine alone, where one region is the whole model.
 fn whole(parsed: &onnx::Parsed, plan: &Plan, options: &ModelOptions) -> Option<Result<Loaded, Fault>> {
-    let (inputs, outputs) = plan.whole()?;
+    let fused::Region { inputs, outputs, .. } = plan.whole()?;
     let place = |ports: &[onnx::Port], name: &str| ports.iter().position(|port| port.name == name);
     let mut feeds = Vec::with_capacity(inputs.len());
     let mut shapes = Vec::with_capacity(inputs.len());

@@ -15,13 +15,14 @@ mod source;
 mod tidy;
 
 use super::{ModelError, onnx};
-use sedge_engine::{Element, Session};
+use sedge_engine::Session;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::pb;
 use tract_onnx::prelude::InferenceModel;
 
 pub(in crate::model) use import::{Built, Fault};
+pub(in crate::model) use region::Region;
 pub use report::{Fate, Fusion, NodeFusion, Reason};
 pub(in crate::model) use source::{Source, label};
 
@@ -68,10 +69,18 @@ impl Plan {
         self.division.keeps(at)
     }
 
-    /// The one region that is the whole model, by the names of its inputs and outputs.
-    pub(in crate::model) fn whole(&self) -> Option<(&[(String, Element)], &[(String, Element)])> {
+    /// Why a quantized operator, which tract may not have, is left to it all the same.
+    pub(in crate::model) fn why(&self, at: usize) -> Option<String> {
+        match &self.verdicts[at] {
+            recognise::Verdict::Left(reason) if recognise::quantized(self.source.node(at)) => Some(reason.to_string()),
+            _ => None,
+        }
+    }
+
+    /// The one region that is the whole model.
+    pub(in crate::model) fn whole(&self) -> Option<&Region> {
         let [region] = self.division.regions.as_slice() else { return None };
-        self.division.is_whole(&self.source).then_some((&region.inputs, &region.outputs))
+        self.division.is_whole(&self.source).then_some(region)
     }
 
     pub(in crate::model) fn build(&self, number: usize, shapes: &[Vec<usize>]) -> Result<Built, Fault> {

@@ -152,13 +152,19 @@ impl Parsed {
     }
 
     /// Refuses nodes that tract would have to run and cannot.
-    pub(super) fn supported(&self, runs: impl Fn(usize) -> bool) -> Result<(), ModelError> {
-        let lost: BTreeSet<&String> =
-            self.unsupported.iter().filter(|(at, _)| runs(*at)).map(|(_, text)| text).collect();
+    ///
+    /// `why` tells for some what keeps the engine from running them instead.
+    pub(super) fn supported(
+        &self,
+        runs: impl Fn(usize) -> bool,
+        why: impl Fn(usize) -> Option<String>,
+    ) -> Result<(), ModelError> {
+        let told = |(at, text): &(usize, String)| why(*at).map_or_else(|| text.clone(), |why| format!("{text}: {why}"));
+        let lost: BTreeSet<String> = self.unsupported.iter().filter(|(at, _)| runs(*at)).map(told).collect();
         if lost.is_empty() {
             return Ok(());
         }
-        Err(ModelError::UnsupportedOperators { operators: lost.into_iter().take(16).cloned().collect() })
+        Err(ModelError::UnsupportedOperators { operators: lost.into_iter().take(16).collect() })
     }
 
     /// A graph for tract to type.

@@ -445,10 +445,10 @@ impl<'a> Builder<'a> {
             let curve = self.curve_of(at, &node.input[0])?;
             return Ok(fresh(Core::Curve(self.bent(at, curve)?)));
         }
-        if pairs(node) {
-            if let Some(pending) = self.pair(at)? {
-                return Ok(pending);
-            }
+        if pairs(node)
+            && let Some(pending) = self.pair(at)?
+        {
+            return Ok(pending);
         }
         Ok(fresh(Core::Node { at, bias: None }))
     }

@@ -121,7 +121,7 @@ impl Expansion for Planned {
 
     fn wire(&self, prefix: &str, target: &mut TypedModel, inputs: &[OutletId]) -> TractResult<TVec<OutletId>> {
         let facts = inputs.iter().map(|input| target.outlet_fact(*input)).collect::<TractResult<Vec<_>>>()?;
-        let shapes = self.sizes(facts.iter().map(|fact| &*fact.shape.dims()))?;
+        let shapes = self.sizes(facts.iter().map(|fact| fact.shape.dims()))?;
         let built = self.build(shapes)?;
         target.wire_node(prefix, Fused { built }, inputs)
     }

@@ -180,8 +180,8 @@ impl<'a> Recognition<'a> {
             Err(reason) => {
                 self.verdicts[at] = Verdict::Left(reason);
                 for name in &node.input {
-                    if let Some(Kind::Pending(chain)) = self.kinds.remove(name.as_str()) {
-                        self.give_up(chain.nodes, node);
+                    if let Some(Kind::Pending(chain)) = self.kinds.get(name.as_str()) {
+                        self.give_up(chain.nodes.clone(), node);
                     }
                 }
             }

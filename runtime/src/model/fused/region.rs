@@ -14,13 +14,13 @@ use tract_onnx::pb;
 
 /// Steps that run as one operator.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Region {
+pub(in crate::model) struct Region {
     /// The nodes that yield bytes, in order.
     pub(super) steps: Vec<usize>,
     /// Tensors from outside.
-    pub(super) inputs: Vec<(String, Element)>,
+    pub(in crate::model) inputs: Vec<(String, Element)>,
     /// Tensors that are used outside.
-    pub(super) outputs: Vec<(String, Element)>,
+    pub(in crate::model) outputs: Vec<(String, Element)>,
 }
 
 /// A graph divided between regions and tract.
@@ -131,7 +131,7 @@ pub(super) fn divide(source: &Source, verdicts: &mut [Verdict]) -> Division {
             }
         }
     }
-    let roots = (0..count).filter_map(|at| step(verdicts, at).filter(|_| works(source.node(at))));
+    let roots = (0..count).filter_map(|at| step(verdicts, at).filter(|_| works(source, verdicts, at)));
     let busy: HashSet<usize> = roots.map(|root| groups.of[root]).collect();
     for at in 0..count {
         if let Some(root) = step(verdicts, at)
@@ -163,9 +163,24 @@ pub(super) fn divide(source: &Source, verdicts: &mut [Verdict]) -> Division {
 }
 
 /// Whether a node of a step computes anything, rather than carrying bytes.
-fn works(node: &pb::NodeProto) -> bool {
-    let carries = matches!(node.op_type.as_str(), "QuantizeLinear" | "Concat") || moves(node);
-    !carries || node.op_type == "MaxPool"
+fn works(source: &Source, verdicts: &[Verdict], at: usize) -> bool {
+    let pools = |node: &pb::NodeProto| matches!(node.op_type.as_str(), "MaxPool" | "Resize" | "Upsample");
+    let node = source.node(at);
+    if pools(node) {
+        return true;
+    }
+    if node.op_type == "QuantizeLinear" || moves(node) {
+        // What is moved before it belongs to it.
+        let mut before = node.input.first().and_then(|name| source.producer(name));
+        while let Some((at, _)) = before.filter(|(at, _)| verdicts[*at] == Verdict::Real) {
+            if pools(source.node(at)) {
+                return true;
+            }
+            before = source.node(at).input.first().and_then(|name| source.producer(name));
+        }
+        return false;
+    }
+    true
 }
 
 impl Division {

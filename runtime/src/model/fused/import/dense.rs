@@ -7,8 +7,8 @@ use super::pointwise::Limits;
 use super::{Argument, Building, Target, Weights};
 use sedge_engine::{Conv, Dims, Op, Pads, Window};
 
-/// Biases beyond this could fill an accumulator on their own.
-const BIAS_MAX: f64 = (1_u32 << 30) as f64;
+/// Biases beyond this do not fit an accumulator; the engine holds what is added to them against its limit.
+const BIAS_MAX: f64 = i32::MAX as f64;
 const POINT: Window =
     Window { kernel: [1, 1], stride: [1, 1], dilation: [1, 1], pads: Pads { top: 0, left: 0, bottom: 0, right: 0 } };
 
@@ -72,7 +72,7 @@ impl super::Builder<'_> {
             f64::from(reals[if reals.len() == 1 { 0 } else { c }]) / scale
         };
         let steps: Vec<f64> = (0..channels).map(step).collect();
-        if steps.iter().any(|step| !(step.abs() <= BIAS_MAX)) {
+        if !steps.iter().all(|step| step.abs() <= BIAS_MAX) {
             return self.refuse(at, Reason::LargeBias);
         }
         Ok(steps.into_iter().map(|step| step.round_ties_even() as i32).collect())

@@ -1,10 +1,13 @@
 //! Functions of single elements: tables, sums and products of two tensors, limits.
 
-use super::super::operand::{Operand, padded};
+use super::super::operand::{Operand, grouped, natural, padded};
 use super::super::report::Reason;
 use super::super::source::{attribute, integer, label, real, text};
 use super::{Building, Core, Pending, Real, Target, Weights};
 use sedge_engine::{Dims, Op, Quantization, Range, dequantize, quantize};
+
+/// Constants are not repeated beyond this size.
+const SPREAD_BYTES_MAX: usize = 1 << 22;
 
 /// What each byte of a tensor stands for after a function of it.
 #[derive(Debug, Clone)]
@@ -230,6 +233,7 @@ impl super::Builder<'_> {
         let b = if operator == "Sub" { self.negative(at, &b) } else { b };
         let rank = a.shape.len().max(b.shape.len());
         let (a, b) = (widened(a, rank), widened(b, rank));
+        let (a, b) = (self.spread(&a, &b.shape, at), self.spread(&b, &a.shape, at));
         let fits = |big: &Operand, small: &Operand| {
             big.shape.iter().zip(&small.shape).all(|(big, small)| big == small || *small == 1)
         };
@@ -262,6 +266,36 @@ impl super::Builder<'_> {
         Ok(Operand { value, ..big })
     }
 
+    /// A constant repeated along axes of size 1, where the other tensor has such axes too: only one of an operator's
+    /// tensors can be repeated in a run.
+    fn spread(&mut self, x: &Operand, other: &[usize], at: usize) -> Operand {
+        let from = &self.graph.values[x.value.0];
+        let Some(bytes) = from.constant.as_ref().filter(|_| x.lies_in(&natural(x.shape.len()))) else {
+            return x.clone();
+        };
+        let crossed = x.shape.iter().zip(other).any(|(one, two)| *one != 1 && *two == 1);
+        let shape: Vec<usize> = x.shape.iter().zip(other).map(|(one, two)| *one.max(two)).collect();
+        let size = shape.iter().try_fold(1_usize, |n, size| n.checked_mul(*size));
+        let dims = grouped(&shape, &natural(shape.len()), &[]).map(|(dims, _)| dims);
+        let (true, Some(size), Some(dims)) = (crossed, size.filter(|n| *n <= SPREAD_BYTES_MAX), dims) else {
+            return x.clone();
+        };
+        let place = |mut index: usize| {
+            let (mut place, mut stride) = (0, 1);
+            for (one, all) in x.shape.iter().zip(&shape).rev() {
+                place += if *one == 1 { 0 } else { index % all * stride };
+                index /= all;
+                stride *= one;
+            }
+            place
+        };
+        let bytes: Vec<u8> = (0..size).map(|index| bytes.get(place(index)).copied().unwrap_or(0)).collect();
+        let quantization = from.quantization;
+        let value = self.graph.value(label(self.source.node(at)), dims, quantization);
+        self.graph.values[value.0].constant = Some(bytes);
+        Operand { value, order: natural(shape.len()), shape }
+    }
+
     /// Exactly: the zero point is mirrored too.
     fn negative(&mut self, at: usize, x: &Operand) -> Operand {
         let Quantization { scale, zero_point } = self.quantization(x);
@@ -282,7 +316,7 @@ impl super::Builder<'_> {
         let Some(axis) = super::super::source::axis(given, rank) else { return self.sizes(at, "its axis") };
         let (order, length) = if opset < 13 {
             // Everything from the axis on is one vector.
-            (super::natural(rank), x.shape[axis..].iter().product::<usize>())
+            (natural(rank), x.shape[axis..].iter().product::<usize>())
         } else {
             let mut order: Vec<usize> = x.order.iter().copied().filter(|a| *a != axis).collect();
             order.push(axis);
