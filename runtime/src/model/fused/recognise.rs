@@ -228,7 +228,9 @@ impl<'a> Recognition<'a> {
     }
 
     fn kind(&self, at: usize, node: &NodeProto) -> Result<Judged, ModelError> {
-        if node.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty()) || node.input.is_empty() {
+        let nested = node.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty());
+        let least = if matches!(node.op_type.as_str(), "Conv" | "Gemm" | "MatMul") { 2 } else { 1 };
+        if nested || node.input.len() < least || node.output.is_empty() {
             return Ok(Err(Reason::NoIntegerForm));
         }
         let first = self.of(&node.input[0]);
@@ -331,8 +333,9 @@ impl<'a> Recognition<'a> {
         }
         let several = node.output.iter().filter(|name| !name.is_empty()).count() > 1;
         match first {
+            // A mask, or places of the largest.
+            _ if several && node.op_type != "Split" => Err(Reason::NoIntegerForm),
             Kind::Constant => Err(Reason::NoIntegerForm),
-            Kind::Bytes if matches!(node.op_type.as_str(), "Resize" | "MaxPool" | "Pad") => Ok(Kind::Bytes),
             Kind::Bytes => Ok(Kind::Bytes),
             Kind::Real { .. } => Ok(Kind::Real { root: node.output[0].clone() }),
             Kind::Pending(_) if several => Err(Reason::UsedTwice),

@@ -69,7 +69,7 @@ impl super::Builder<'_> {
                 let room = size[a].saturating_add(before).saturating_add(*after);
                 let rest = room.checked_sub(span(a)).map_or(0, |room| room % stride[a]);
                 // One more step, when it would still begin on the picture or its leading padding.
-                let begins = room.saturating_sub(span(a)) + stride[a] - rest;
+                let begins = room.saturating_sub(span(a)).saturating_add(stride[a] - rest);
                 if rest != 0 && begins < size[a].saturating_add(before) {
                     *after = after.saturating_add(stride[a] - rest);
                 }
