@@ -1,23 +1,24 @@
 //! A region as a graph of the engine. Here sizes are known: what the graph alone promised must now hold, or the node
 //! goes back to tract with the reason.
 
+mod arrange;
 mod dense;
 mod moves;
+mod pending;
 mod picture;
 mod pointwise;
 pub(super) mod qlinear;
 mod weights;
 
-use super::constant::places;
 use super::operand::{Operand, grouped, natural, padded};
-use super::recognise::{Verdict, curves, moves, pairs, quantized};
+use super::recognise::{Verdict, quantized};
 use super::report::Reason;
 use super::source::{INT8, Parameters, Source, UINT8, label};
 use crate::model::ModelError;
-use pointwise::{Curve, Limits};
-use sedge_engine::{Dims, Element, Graph, GraphError, Op, Port, Problem, Program, Quantization, ValueId};
+use pending::{Core, Pending, Real};
+use pointwise::Limits;
+use sedge_engine::{Element, Graph, GraphError, Port, Problem, Program, Quantization, ValueId};
 use std::collections::HashMap;
-use tract_onnx::pb::NodeProto;
 pub(super) use weights::Weights;
 
 /// Why a region cannot be built.
@@ -87,32 +88,6 @@ impl Argument {
             Self::Absent => 0,
         }
     }
-}
-
-/// What a float tensor inside a region is.
-enum Real {
-    Tensor(Operand),
-    Constant,
-    Pending(Pending),
-    Outside,
-}
-
-/// On the way to its quantization.
-struct Pending {
-    core: Core,
-    limits: Limits,
-    moves: Vec<usize>,
-}
-
-enum Core {
-    /// A float tensor from outside.
-    Entry(String),
-    Curve(Curve),
-    Node {
-        at: usize,
-        /// A bias that follows in a node of its own.
-        bias: Option<(usize, String)>,
-    },
 }
 
 type Building<T> = Result<T, Fault>;
@@ -283,98 +258,6 @@ impl<'a> Builder<'a> {
         self.source.readers(name).iter().find_map(of)
     }
 
-    /// The same bytes with another meaning, as when a file dequantizes with other numbers than it quantized with.
-    fn reinterpreted(&mut self, x: &Operand, quantization: Quantization, name: &str) -> Operand {
-        if self.quantization(x) == quantization {
-            return x.clone();
-        }
-        let dims = self.graph.values[x.value.0].dims;
-        let value = self.graph.value(name, dims, quantization);
-        let same = Box::new(std::array::from_fn(|byte| byte as u8));
-        self.graph.node(name, Op::Table(same), &[x.value], value);
-        Operand { value, ..x.clone() }
-    }
-
-    /// The bytes of a tensor in an order of its axes and under sizes that fit that order.
-    fn arrange(&mut self, at: usize, x: &Operand, order: &[usize], dims: Dims) -> Building<ValueId> {
-        if x.lies_in(order) {
-            return Ok(self.under(x.value, dims, label(self.source.node(at))));
-        }
-        let mut from: Vec<usize> = x.order.clone();
-        let mut to: Vec<usize> = order.to_vec();
-        if from.len() > 4 {
-            from.retain(|axis| x.shape[*axis] != 1);
-            to.retain(|axis| x.shape[*axis] != 1);
-        }
-        // Runs of axes that stay together, as (first axis, size).
-        let mut runs: Vec<(usize, usize)> = from.iter().map(|axis| (*axis, x.shape[*axis])).collect();
-        while runs.len() > 4 {
-            let together = |i: &usize| {
-                let here = to.iter().position(|axis| *axis == runs[*i].0);
-                here.is_some_and(|here| to.get(here + 1) == Some(&runs[*i + 1].0))
-            };
-            let Some(i) = (0..runs.len() - 1).find(together) else {
-                return self.sizes(at, format!("{:?} in another order", x.shape));
-            };
-            let gone = runs.remove(i + 1);
-            runs[i].1 *= gone.1;
-            to.retain(|axis| *axis != gone.0);
-        }
-        let missing = 4 - runs.len();
-        let mut sizes = [1; 4];
-        runs.iter().enumerate().for_each(|(i, (_, size))| sizes[missing + i] = *size);
-        let mut axes = [0, 1, 2, 3];
-        for (i, axis) in to.iter().enumerate() {
-            axes[missing + i] = missing + runs.iter().position(|(first, _)| first == axis).unwrap_or(0);
-        }
-        let [n, h, w, c] = sizes;
-        let name = label(self.source.node(at)).to_owned();
-        let from = self.under(x.value, Dims::new(n, h, w, c), &name);
-        let [n, h, w, c] = axes.map(|axis| sizes[axis]);
-        let turned = self.turned(from, axes, Dims::new(n, h, w, c), &name);
-        Ok(self.under(turned, dims, &name))
-    }
-
-    fn turned(&mut self, x: ValueId, axes: [usize; 4], dims: Dims, name: &str) -> ValueId {
-        let key = (x, axes, dims.array());
-        if let Some(known) = self.arranged.get(&key) {
-            return *known;
-        }
-        let from = &self.graph.values[x.0];
-        let (quantization, sizes) = (from.quantization, from.dims.array());
-        let constant =
-            from.constant.as_ref().map(|bytes| places(&sizes, &axes).map(|place| bytes[place]).collect::<Vec<u8>>());
-        let value = self.graph.value(name, dims, quantization);
-        if constant.is_some() {
-            self.graph.values[value.0].constant = constant;
-        } else {
-            self.graph.node(name, Op::Transpose { axes }, &[x], value);
-        }
-        self.arranged.insert(key, value);
-        value
-    }
-
-    /// The same bytes under other sizes.
-    fn under(&mut self, x: ValueId, dims: Dims, name: &str) -> ValueId {
-        let from = &self.graph.values[x.0];
-        if from.dims == dims {
-            return x;
-        }
-        let key = (x, [0, 1, 2, 3], dims.array());
-        if let Some(known) = self.arranged.get(&key) {
-            return *known;
-        }
-        let (quantization, constant) = (from.quantization, from.constant.clone());
-        let value = self.graph.value(name, dims, quantization);
-        if constant.is_some() {
-            self.graph.values[value.0].constant = constant;
-        } else {
-            self.graph.node(name, Op::Reshape, &[x], value);
-        }
-        self.arranged.insert(key, value);
-        value
-    }
-
     /// What a node reads at one of its inputs.
     fn argument(&mut self, at: usize, input: usize) -> Building<Argument> {
         let node = self.source.node(at);
@@ -389,109 +272,6 @@ impl<'a> Builder<'a> {
             Real::Tensor(operand) => Ok(Argument::Tensor(operand)),
             _ => self.refuse(at, Reason::FloatInput(name.clone())),
         }
-    }
-
-    /// A float tensor that something in the region reads.
-    fn real(&mut self, name: &str) -> Building<Real> {
-        if self.source.is_constant(name) {
-            return Ok(Real::Constant);
-        }
-        if let Some(known) = self.reals.get(name) {
-            return Ok(Real::Tensor(known.clone()));
-        }
-        let Some((at, slot)) = self.source.producer(name) else { return Ok(Real::Outside) };
-        let node = self.source.node(at);
-        if self.verdicts[at] == Verdict::Real {
-            let operand = if node.op_type == "DequantizeLinear" {
-                let bytes = self.bytes_of(at, &node.input[0])?;
-                let quantization = unsigned(&self.parameters(at, (1, 2))?);
-                self.reinterpreted(&bytes, quantization, label(node))
-            } else {
-                match self.real(&node.input[0])? {
-                    Real::Tensor(operand) => self.moved(at, slot, &operand, true)?,
-                    _ => return self.refuse(at, Reason::FloatInput(node.input[0].clone())),
-                }
-            };
-            self.reals.insert(name.to_owned(), operand.clone());
-            return Ok(Real::Tensor(operand));
-        }
-        if !matches!(self.verdicts[at], Verdict::Step(_)) {
-            return Ok(Real::Outside);
-        }
-        self.pending(at, node).map(Real::Pending)
-    }
-
-    fn pending(&mut self, at: usize, node: &'a NodeProto) -> Building<Pending> {
-        let fresh = |core| Pending { core, limits: Limits::NONE, moves: Vec::new() };
-        if moves(node) {
-            return Ok(match self.real(&node.input[0])? {
-                Real::Pending(mut pending) => {
-                    pending.moves.push(at);
-                    pending
-                }
-                Real::Outside => Pending { moves: vec![at], ..fresh(Core::Entry(node.input[0].clone())) },
-                _ => return self.refuse(at, Reason::NoIntegerForm),
-            });
-        }
-        if matches!(node.op_type.as_str(), "Relu" | "Clip") {
-            let limits = self.limits(at)?;
-            return Ok(match self.real(&node.input[0])? {
-                Real::Pending(pending) => Pending { limits: pending.limits.then(limits), ..pending },
-                Real::Tensor(operand) => Pending { limits, ..fresh(Core::Curve(self.straight(&operand))) },
-                _ => return self.refuse(at, Reason::FloatInput(node.input[0].clone())),
-            });
-        }
-        if curves(node) {
-            let curve = self.curve_of(at, &node.input[0])?;
-            return Ok(fresh(Core::Curve(self.bent(at, curve)?)));
-        }
-        if pairs(node)
-            && let Some(pending) = self.pair(at)?
-        {
-            return Ok(pending);
-        }
-        Ok(fresh(Core::Node { at, bias: None }))
-    }
-
-    /// QuantizeLinear: what leads to it becomes operators.
-    fn quantize(&mut self, at: usize, name: &str, target: Target) -> Building<Operand> {
-        match self.real(name)? {
-            // Same numbers, or others: a table either way, which is none when they are equal.
-            Real::Tensor(operand) => {
-                let curve = self.straight(&operand);
-                Ok(self.tabled(at, &curve, Limits::NONE, target))
-            }
-            Real::Outside => self.entry(at, name, target),
-            Real::Constant => self.refuse(at, Reason::NoIntegerForm),
-            Real::Pending(pending) => {
-                let mut operand = match pending.core {
-                    Core::Entry(name) => {
-                        let whole = self.entry(at, &name, target)?;
-                        self.limited(at, &whole, pending.limits)
-                    }
-                    Core::Curve(curve) => self.tabled(at, &curve, pending.limits, target),
-                    Core::Node { at, bias } => self.compute(at, bias, pending.limits, target)?,
-                };
-                for at in pending.moves {
-                    operand = self.moved(at, 0, &operand, true)?;
-                }
-                Ok(operand)
-            }
-        }
-    }
-
-    fn entry(&mut self, at: usize, name: &str, target: Target) -> Building<Operand> {
-        let Quantization { scale, zero_point } = target.quantization;
-        let key = (name.to_owned(), scale.to_bits(), zero_point);
-        if let Some(known) = self.entries.get(&key) {
-            return Ok(known.clone());
-        }
-        let Some(feed) = self.inputs.iter().position(|(input, _)| input == name) else {
-            return self.refuse(at, Reason::FloatInput(name.to_owned()));
-        };
-        let operand = self.enter(at, name, feed, Element::F32, target.quantization)?;
-        self.entries.insert(key, operand.clone());
-        Ok(operand)
     }
 
     /// The operator of a node that is rounded to `target`.
