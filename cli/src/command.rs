@@ -5,6 +5,7 @@ pub(crate) mod bundle;
 pub(crate) mod demo;
 pub(crate) mod device;
 pub(crate) mod fleet;
+mod fusion;
 pub(crate) mod keys;
 pub(crate) mod processor;
 pub(crate) mod project;

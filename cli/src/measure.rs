@@ -118,6 +118,14 @@ pub(crate) fn peak_rss_bytes() -> u64 {
     u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024 // Linux counts in KiB.
 }
 
+/// Resident memory of this process now; 0 where the system does not tell.
+pub(crate) fn rss_bytes() -> u64 {
+    let pages = || std::fs::read_to_string("/proc/self/statm").ok()?.split_whitespace().nth(1)?.parse::<u64>().ok();
+    // SAFETY: sysconf reads a setting of the system and nothing else.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages().unwrap_or(0) * u64::try_from(page).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,26 +1,26 @@
-//! A model in tract: loaded once, then run with one set of tensors after the other.
+//! A model: loaded once, then run with one set of tensors after the other. Its quantized parts run as fused integer
+//! operators of the engine, the rest in tract; a model that is quantized from end to end needs no tract at all.
 //!
 //! What always holds: a model that does not load names the operator or the tensor at fault; inputs of another name,
 //! type or shape are refused before tract sees them; an output that holds NaN is an error, not a result; a panic
 //! inside tract is an error of the model, not the end of the process. A model can refer to no file beside itself.
 
 mod edge;
+mod executable;
+mod fused;
 mod onnx;
 mod quantize;
 
+use crate::tflite;
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
 use sedge_protocol::text::one_line;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use tract_core::runtime::RunOptions;
-use tract_linalg::multithread::Executor;
 use tract_onnx::prelude as tract;
-use tract_onnx::prelude::{
-    DatumType, InferenceModelExt as _, TValue, TVec, TractResult, TypedSimplePlan, TypedSimpleState,
-};
+use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue};
 
 pub use edge::Softmax;
+pub use fused::{Fate, Fusion, NodeFusion, Reason};
 pub use onnx::{OperatorCount, Summary};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.
@@ -33,22 +33,42 @@ pub struct ModelOptions {
     pub threads: usize,
     /// Sizes to use where the file leaves an input's dimension open, by input name; 1 where nothing is given.
     pub shapes: Vec<(String, Vec<i32>)>,
+    /// What runs the quantized parts.
+    pub engine: Engine,
+}
+
+/// What runs the quantized parts of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// Fused integer operators, wherever there are some for a node.
+    #[default]
+    Fused,
+    /// tract alone, in float: to compare with. TFLite models have no such form and run fused all the same.
+    Tract,
+}
+
+impl ModelOptions {
+    /// The engine's instruction set can be chosen by the environment variable `SEDGE_ISA`, to compare and to test.
+    fn of_engine(&self) -> sedge_engine::Options {
+        sedge_engine::Options { threads: self.threads, ..sedge_engine::Options::from_environment() }
+    }
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { threads: 1, shapes: Vec::new() }
+        Self { threads: 1, shapes: Vec::new(), engine: Engine::default() }
     }
 }
 
 /// A model that is ready to run.
 pub struct Model {
-    plan: Arc<TypedSimplePlan>,
-    state: TypedSimpleState,
+    executable: executable::Executable,
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
     softmax: Vec<Option<Softmax>>,
     summary: Summary,
+    fusion: Fusion,
 }
 
 /// Why a model does not load or run.
@@ -91,6 +111,20 @@ pub enum ModelError {
         /// Its type.
         ty: String,
     },
+    /// A node that can mean nothing.
+    #[error("node `{node}`: {problem}")]
+    Node {
+        /// Its name, or that of what it yields.
+        node: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// TFLite that cannot be read.
+    #[error(transparent)]
+    Tflite(#[from] tflite::TfliteError),
+    /// The engine cannot be had as it was asked for.
+    #[error(transparent)]
+    Engine(#[from] sedge_engine::CompileError),
     /// tract refuses the graph.
     #[error("the model does not load: {problem}")]
     Rejected {
@@ -138,7 +172,7 @@ pub enum ModelError {
 }
 
 impl Model {
-    /// Loads an ONNX model.
+    /// Loads an ONNX model, or a quantized TFLite model.
     ///
     /// # Errors
     /// [`ModelError`] naming the operator or tensor at fault.
@@ -147,28 +181,17 @@ impl Model {
     }
 
     fn load_unguarded(onnx: &[u8], options: &ModelOptions) -> Result<Self, ModelError> {
-        let parsed = onnx::Parsed::parse(onnx)?;
-        let rejected = |e: tract::TractError| ModelError::Rejected { problem: chain(&e) };
-        let mut model = parsed.infer()?;
-        for ix in 0..model.inputs.len() {
-            let input = &parsed.inputs[ix];
-            let given = options.shapes.iter().find(|(name, _)| *name == input.name).map(|(_, shape)| shape);
-            let shape = input.concrete_shape(given)?;
-            let fact = tract::InferenceFact::dt_shape(datum_type(input)?, &shape);
-            model.set_input_fact(ix, fact).map_err(rejected)?;
+        if tflite::is_tflite(onnx) {
+            let imported = tflite::import(onnx)?;
+            let (softmax, summary) = (imported.softmax.clone(), imported.summary.clone());
+            let executable::Loaded { executable, inputs, outputs, fusion } =
+                executable::load_tflite(imported, options)?;
+            return Ok(Self { executable, inputs, outputs, softmax, summary, fusion });
         }
-        let model = model.into_optimized().map_err(rejected)?;
-        let inputs = specs(&parsed.inputs, (0..model.inputs.len()).map(|ix| model.input_fact(ix)))?;
-        let outputs = specs(&parsed.outputs, (0..model.outputs.len()).map(|ix| model.output_fact(ix)))?;
-        let executor = match options.threads {
-            0 | 1 => Executor::SingleThread,
-            n => Executor::multithread_with_name(n, "sedge-model"),
-        };
-        let run = RunOptions { executor: Some(executor), ..RunOptions::default() };
-        let plan: Arc<TypedSimplePlan> = TypedSimplePlan::new_with_options(model, &run).map_err(rejected)?;
-        let state = plan.spawn().map_err(rejected)?;
+        let mut parsed = onnx::Parsed::parse(onnx)?;
+        let executable::Loaded { executable, inputs, outputs, fusion } = executable::load(&mut parsed, options)?;
         let softmax = parsed.outputs.iter().map(|o| o.edge.softmax).collect();
-        Ok(Self { plan, state, inputs, outputs, softmax, summary: parsed.summary() })
+        Ok(Self { executable, inputs, outputs, softmax, summary: parsed.summary().clone(), fusion })
     }
 
     /// What the model expects.
@@ -191,22 +214,49 @@ impl Model {
         &self.summary
     }
 
+    /// Which nodes run as fused integer operators, and why the others do not.
+    pub const fn fusion(&self) -> &Fusion {
+        &self.fusion
+    }
+
     /// Runs the model once. Outputs are in the model's order, row-major and packed.
     ///
     /// # Errors
     /// [`ModelError`] for inputs that do not fit, NaN in an output, or a failure in tract.
     pub fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Vec<Tensor>, ModelError> {
-        let values = self.inputs.iter().map(|spec| value(spec, inputs)).collect::<Result<TVec<TValue>, _>>()?;
+        let mut outputs = Vec::new();
+        self.run_into(inputs, &mut outputs)?;
+        Ok(outputs)
+    }
+
+    /// Runs the model once, over the outputs of an earlier run: what fits of their memory is used again. An empty list
+    /// will do. After an error they hold nothing of use.
+    ///
+    /// # Errors
+    /// As for [`Model::run`].
+    pub fn run_into(&mut self, inputs: &[TensorView<'_>], outputs: &mut Vec<Tensor>) -> Result<(), ModelError> {
+        let given = self.inputs.iter().map(|spec| fitting(spec, inputs)).collect::<Result<Vec<_>, _>>()?;
         if inputs.len() != self.inputs.len() {
             return Err(self.wrong_inputs(inputs));
         }
-        let state = &mut self.state;
-        let result = guarded(|| state.run(values).map_err(|e| ModelError::Run { problem: chain(&e) }));
+        let ours = |(output, spec): (&Tensor, &TensorSpec)| output.name == spec.name && output.ty == spec.ty;
+        if outputs.len() != self.outputs.len() || !outputs.iter().zip(&self.outputs).all(ours) {
+            let empty =
+                |spec: &TensorSpec| Tensor { name: spec.name.clone(), ty: spec.ty, shape: vec![], data: vec![] };
+            *outputs = self.outputs.iter().map(empty).collect();
+        }
+        let (executable, specs) = (&mut self.executable, &self.inputs);
+        let result = guarded(|| executable.run(specs, &given, outputs));
         if matches!(result, Err(ModelError::Panicked { .. })) {
             // What the panic left behind is not used again.
-            self.state = self.plan.spawn().map_err(|e| ModelError::Run { problem: chain(&e) })?;
+            self.executable.renew()?;
         }
-        self.outputs.iter().zip(&result?).map(|(spec, value)| tensor(spec, value)).collect()
+        result?;
+        let unsound = |output: &Tensor| {
+            let index = output.view().first_not_a_number()?;
+            Some(ModelError::NotANumber { output: output.name.clone(), index })
+        };
+        outputs.iter().find_map(unsound).map_or(Ok(()), Err)
     }
 
     fn wrong_inputs(&self, given: &[TensorView<'_>]) -> ModelError {
@@ -217,18 +267,17 @@ impl Model {
     }
 }
 
-/// Checks one tensor against the model's input and copies it into tract's aligned memory.
-fn value(spec: &TensorSpec, given: &[TensorView<'_>]) -> Result<TValue, ModelError> {
+/// Checks one tensor against the model's input.
+fn fitting<'a, 'd>(spec: &TensorSpec, given: &'a [TensorView<'d>]) -> Result<&'a TensorView<'d>, ModelError> {
     let Some(tensor) = given.iter().find(|t| t.name == spec.name) else {
         return Err(ModelError::WrongInputs {
             expected: format!("one named {}", spec.name),
             given: names(given.iter().map(|i| i.name)),
         });
     };
-    let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
     let fits =
         tensor.ty == spec.ty && spec.shape.iter().map(|&d| i64::from(d)).eq(tensor.shape.iter().map(|&d| i64::from(d)));
-    let bytes = shape.iter().try_fold(spec.ty.size_bytes(), |n, &d| n.checked_mul(d));
+    let bytes = tensor.shape.iter().try_fold(spec.ty.size_bytes(), |n, &d| n.checked_mul(d as usize));
     if !fits || bytes != Some(tensor.data.len()) {
         return Err(ModelError::WrongTensor {
             input: spec.name.clone(),
@@ -236,39 +285,16 @@ fn value(spec: &TensorSpec, given: &[TensorView<'_>]) -> Result<TValue, ModelErr
             given: format!("{} {:?} in {} bytes", tensor.ty, tensor.shape, tensor.data.len()),
         });
     }
+    Ok(tensor)
+}
+
+/// Copies a tensor that fits into tract's aligned memory.
+fn value(spec: &TensorSpec, tensor: &TensorView<'_>) -> Result<TValue, ModelError> {
+    let shape: Vec<usize> = tensor.shape.iter().map(|&d| d as usize).collect();
     // SAFETY: the type is a plain number (no strings or blobs), every bit pattern of which is valid but for booleans,
     // which `datum_type` does not let in; the length was checked against the shape.
     let value = unsafe { tract::Tensor::from_raw_dt(datum_type_of(spec.ty)?, &shape, tensor.data) };
     value.map(|v| v.into_tvalue()).map_err(|e| ModelError::Run { problem: chain(&e) })
-}
-
-use tract::IntoTValue as _;
-
-fn tensor(spec: &TensorSpec, value: &TValue) -> Result<Tensor, ModelError> {
-    let shape = value.shape().iter().map(|&d| d as u32).collect();
-    let tensor = Tensor { name: spec.name.clone(), ty: spec.ty, shape, data: value.as_bytes().to_vec() };
-    match tensor.view().first_not_a_number() {
-        Some(index) => Err(ModelError::NotANumber { output: tensor.name, index }),
-        None => Ok(tensor),
-    }
-}
-
-fn specs<'a>(
-    declared: &[onnx::Port],
-    facts: impl Iterator<Item = TractResult<&'a tract::TypedFact>>,
-) -> Result<Vec<TensorSpec>, ModelError> {
-    let rejected = |e: tract::TractError| ModelError::Rejected { problem: chain(&e) };
-    let one = |(port, fact): (&onnx::Port, TractResult<&tract::TypedFact>)| {
-        let fact = fact.map_err(rejected)?;
-        let ty = element_type(fact.datum_type).ok_or_else(|| ModelError::UnsupportedType {
-            tensor: port.name.clone(),
-            ty: format!("{:?}", fact.datum_type),
-        })?;
-        let shape =
-            fact.shape.iter().map(|d| d.to_i64().ok().and_then(|d| i32::try_from(d).ok()).unwrap_or(-1)).collect();
-        Ok(TensorSpec { name: port.name.clone(), ty, shape, quantization: port.edge.quantization })
-    };
-    declared.iter().zip(facts).map(one).collect()
 }
 
 fn datum_type(port: &onnx::Port) -> Result<DatumType, ModelError> {

@@ -193,7 +193,7 @@ impl Pipeline {
         let variant = bundle.variant()?;
         let file = bundle.file(&variant.file)?;
         let shapes = manifest.input.iter().map(|i| (i.name.clone(), i.shape.clone())).collect();
-        let model = Model::load(file, &ModelOptions { threads: options.threads, shapes })
+        let model = Model::load(file, &ModelOptions { threads: options.threads, shapes, ..ModelOptions::default() })
             .map_err(|source| LoadError::Model { variant: variant.name.clone(), file: variant.file.clone(), source })?;
         agree(&variant.file, "input", &manifest.input, model.inputs(), true)?;
         agree(&variant.file, "output", &manifest.output, model.outputs(), false)?;

@@ -2,4 +2,5 @@
 
 pub mod component;
 pub mod onnx;
+pub mod quantized;
 pub mod requirement;

@@ -70,8 +70,8 @@ impl Graph {
             }
             graph.message(5, &m);
         }
-        self.inputs.iter().for_each(|(name, shape)| graph.message(11, &value_info(name, shape)));
-        self.outputs.iter().for_each(|(name, shape)| graph.message(12, &value_info(name, shape)));
+        self.inputs.iter().for_each(|(name, shape)| graph.message(11, &value_info(name, FLOAT, shape)));
+        self.outputs.iter().for_each(|(name, shape)| graph.message(12, &value_info(name, FLOAT, shape)));
         let mut opset = Message::default();
         opset.varint(2, 13);
         let mut model = Message::default();
@@ -83,7 +83,7 @@ impl Graph {
     }
 }
 
-fn value_info(name: &str, shape: &[i64]) -> Message {
+pub(crate) fn value_info(name: &str, ty: u64, shape: &[i64]) -> Message {
     let mut dims = Message::default();
     for &d in shape {
         let mut dim = Message::default();
@@ -91,7 +91,7 @@ fn value_info(name: &str, shape: &[i64]) -> Message {
         dims.message(1, &dim);
     }
     let mut tensor = Message::default();
-    tensor.varint(1, FLOAT);
+    tensor.varint(1, ty);
     tensor.message(2, &dims);
     let mut ty = Message::default();
     ty.message(1, &tensor);
@@ -103,7 +103,7 @@ fn value_info(name: &str, shape: &[i64]) -> Message {
 
 /// A protobuf message in the making.
 #[derive(Default)]
-struct Message(Vec<u8>);
+pub(crate) struct Message(Vec<u8>);
 
 impl Message {
     fn number(&mut self, mut n: u64) {
@@ -114,18 +114,27 @@ impl Message {
         self.0.push(n as u8);
     }
 
-    fn varint(&mut self, field: u64, value: u64) {
+    pub(crate) fn varint(&mut self, field: u64, value: u64) {
         self.number(field << 3);
         self.number(value);
     }
 
-    fn bytes(&mut self, field: u64, bytes: &[u8]) {
+    pub(crate) fn fixed32(&mut self, field: u64, value: u32) {
+        self.number(field << 3 | 5);
+        self.0.extend_from_slice(&value.to_le_bytes());
+    }
+
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
+    pub(crate) fn bytes(&mut self, field: u64, bytes: &[u8]) {
         self.number(field << 3 | 2);
         self.number(bytes.len() as u64);
         self.0.extend_from_slice(bytes);
     }
 
-    fn message(&mut self, field: u64, message: &Self) {
+    pub(crate) fn message(&mut self, field: u64, message: &Self) {
         self.bytes(field, &message.0);
     }
 }

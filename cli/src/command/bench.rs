@@ -1,6 +1,8 @@
 //! `sedge bench`: how fast, and where the time goes.
 
-use super::{SandboxArguments, TrustArguments};
+mod serve;
+
+use super::{SandboxArguments, TrustArguments, fusion};
 use crate::golden_npz::{self, Agreement};
 use crate::measure::{Latencies, Quantiles, Stages, peak_rss_bytes};
 use crate::output::{self, FAILED, OutputArguments};
@@ -8,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use sedge_runtime::api::{ElementType, Meta, Tensor, TensorSpec, TensorView};
 use sedge_runtime::bundle::Trust;
+use sedge_runtime::model::Engine;
 use sedge_runtime::{Model, ModelOptions, Pipeline, Sample, VerifiedBundle};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -24,8 +27,8 @@ const INPUT_ELEMENTS_MAX: usize = 1 << 28;
 /// Runs on one thread unless told otherwise. Compare figures only from one machine and one run.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A packed bundle, or an ONNX model without one.
-    #[arg(value_name = "BUNDLE|MODEL.onnx")]
+    /// A packed bundle, or a model without one: MODEL.onnx, or MODEL.tflite when it is quantized.
+    #[arg(value_name = "BUNDLE|MODEL")]
     subject: PathBuf,
     /// Samples for a bundle; its golden samples when not given.
     #[arg(short, long, value_name = "FILE|DIR")]
@@ -39,12 +42,36 @@ pub(crate) struct Arguments {
     /// Largest accepted difference to the reference: quanta for integer outputs, absolute for floats.
     #[arg(long, value_name = "X")]
     tolerance: Option<f32>,
+    /// What runs the quantized parts of a model.
+    #[arg(long, value_enum, default_value_t)]
+    engine: EngineName,
+    /// Measure whenever told to: `run SECONDS` on standard input answers one JSON object, until that ends.
+    #[arg(long, conflicts_with_all = ["golden", "input", "tolerance"])]
+    serve: bool,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
     sandbox: SandboxArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, clap::ValueEnum)]
+enum EngineName {
+    /// Fused integer operators, and tract for the rest.
+    #[default]
+    Fused,
+    /// tract alone.
+    Tract,
+}
+
+impl EngineName {
+    const fn engine(self) -> Engine {
+        match self {
+            Self::Fused => Engine::Fused,
+            Self::Tract => Engine::Tract,
+        }
+    }
 }
 
 fn measuring_time(text: &str) -> Result<f64, String> {
@@ -55,11 +82,15 @@ fn measuring_time(text: &str) -> Result<f64, String> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.subject.extension().is_some_and(|e| e == "onnx") {
-        bench_model(arguments)
-    } else {
-        bench_bundle(arguments)
+    if arguments.serve {
+        return serve::serve(arguments);
     }
+    if is_model(&arguments.subject) { bench_model(arguments) } else { bench_bundle(arguments) }
+}
+
+/// Whether a path is a model without a bundle.
+fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "onnx" || e == "tflite")
 }
 
 /// Calls `once` until the time is up.
@@ -81,15 +112,15 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
     let path = &arguments.subject;
     let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let began = Instant::now();
-    let options = ModelOptions { threads: arguments.sandbox.threads(), ..ModelOptions::default() };
-    let mut model = Model::load(&bytes, &options).with_context(|| path.display().to_string())?;
+    let mut model = Model::load(&bytes, &arguments.model_options()).with_context(|| path.display().to_string())?;
     let load = began.elapsed();
     let tensors = model.inputs().iter().map(random_tensor).collect::<Result<Vec<_>>>()?;
     let views: Vec<TensorView<'_>> = tensors.iter().map(Tensor::view).collect();
     let mut latencies = Latencies::default();
+    let mut outputs = Vec::new();
     repeat(arguments.seconds, |i| {
         let began = Instant::now();
-        model.run(&views)?;
+        model.run_into(&views, &mut outputs)?;
         if i >= WARM_UP {
             latencies.push(began.elapsed());
         }
@@ -102,6 +133,8 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
         output::json(&json!({
             "subject": path,
             "threads": arguments.sandbox.threads(),
+            "engine": arguments.engine.engine(),
+            "fusion": fusion::json(model.fusion(), false),
             "iterations": latencies.len(),
             "p50_ms": q.p50_ms,
             "p95_ms": q.p95_ms,
@@ -122,6 +155,7 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
         ));
         output::line(figures(&q));
         output::line(format!("load {:.1} ms, peak memory {}", crate::measure::ms(load), mib(peak_rss_bytes())));
+        output::line(fusion::summary(model.fusion()));
         for a in &agreements {
             output::line(format!(
                 "{} {}: largest difference {} over {} inputs (accepted {}), {:.2} % of the elements differ, \
@@ -137,6 +171,12 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::from(FAILED) })
+}
+
+impl Arguments {
+    fn model_options(&self) -> ModelOptions {
+        ModelOptions { threads: self.sandbox.threads(), engine: self.engine.engine(), ..ModelOptions::default() }
+    }
 }
 
 fn compare(model: &mut Model, arguments: &Arguments, path: &Path) -> Result<Vec<Agreement>> {

@@ -1,6 +1,6 @@
 //! `sedge bundle`: from a model file to a signed bundle.
 
-use super::{SandboxArguments, TrustArguments};
+use super::{SandboxArguments, TrustArguments, fusion};
 use crate::measure::{Latencies, ms, peak_rss_bytes};
 use crate::output::{self, FAILED, Format, OutputArguments};
 use anyhow::{Context as _, Result, bail};
@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Inspect {
         /// The bundle.
         bundle: PathBuf,
+        /// List every node of the model: which run as fused integer operators, and why the others do not.
+        #[arg(long)]
+        nodes: bool,
         #[command(flatten)]
         trust: TrustArguments,
         #[command(flatten)]
@@ -93,7 +96,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Build { directory, to, sign, .. } => build(directory, to, sign, format),
         Command::Check { bundle, sandbox, .. } => check(bundle, sandbox, format),
         Command::Sign { bundle, key, .. } => sign(bundle, key, format),
-        Command::Inspect { bundle, trust, .. } => inspect(bundle, trust, format),
+        Command::Inspect { bundle, nodes, trust, .. } => inspect(bundle, *nodes, trust, format),
     }
 }
 
@@ -317,7 +320,7 @@ fn load_here(bundle: &VerifiedBundle) -> Result<(String, Model, f64)> {
     Ok((variant.name.clone(), model, ms(began.elapsed())))
 }
 
-fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCode> {
+fn inspect(path: &Path, nodes: bool, trust: &TrustArguments, format: Format) -> Result<ExitCode> {
     let trust = trust.trust_if_named()?;
     let bundle = VerifiedBundle::open(path, &trust)?;
     let model = load_here(&bundle);
@@ -333,6 +336,7 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
             "files": bundle.files().map(|(path, bytes)| json!({"path": path, "bytes": bytes.len()})).collect::<Vec<_>>(),
             "variant": model.as_ref().ok().map(|(name, ..)| name),
             "model": model.as_ref().ok().map(|(_, model, _)| model.summary()),
+            "fusion": model.as_ref().ok().map(|(_, model, _)| fusion::json(model.fusion(), true)),
             "model_load_ms": model.as_ref().ok().map(|(.., load_ms)| load_ms),
             "model_error": model.as_ref().err().map(output::chain),
             "reference_rows": bundle.reference().map(|r| r.rows),
@@ -371,6 +375,7 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
                 ("model", format!("{} nodes, opset {}, by {}", summary.nodes, summary.opset, summary.producer)),
                 ("weights", format!("{} values, {int8:.0} % of them in 8 bits", summary.parameters)),
                 ("operators", operators.join(", ")),
+                ("in integers", fusion::summary(model.fusion())),
             ]);
         }
         Err(error) => rows.push(("model", format!("does not run here: {}", output::chain(error)))),
@@ -380,5 +385,8 @@ fn inspect(path: &Path, trust: &TrustArguments, format: Format) -> Result<ExitCo
         &["file", "bytes"],
         bundle.files().map(|(path, bytes)| vec![path.to_owned(), bytes.len().to_string()]),
     ));
+    if let (true, Ok((_, model, _))) = (nodes, &model) {
+        output::line(output::table(&["node", "operator", "runs in"], fusion::rows(model.fusion())));
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ pub(crate) fn requantize(sum: i32, multiplier: f32, zero_point: u8, range: Range
 
 /// Rounds, shifts and limits. What is no number becomes the zero point.
 pub(crate) fn finish(real: f32, zero_point: u8, range: Range) -> u8 {
+    // A cast saturates: infinity comes out as the largest i64.
     let shifted = (real.round_ties_even() as i64).saturating_add(zero_point.into());
     shifted.clamp(range.low.into(), range.high.into()) as u8
 }

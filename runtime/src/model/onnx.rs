@@ -101,8 +101,13 @@ impl Port {
 
 /// A file that holds a graph which this runtime may be able to run.
 pub(super) struct Parsed {
-    proto: pb::ModelProto,
+    /// Without its graph.
+    header: pb::ModelProto,
+    graph: Option<pb::GraphProto>,
     framework: tract_onnx::Onnx,
+    summary: Summary,
+    /// Operators that tract does not have, by their place in the graph.
+    unsupported: Vec<(usize, String)>,
     pub(super) inputs: Vec<Port>,
     pub(super) outputs: Vec<Port>,
 }
@@ -115,17 +120,13 @@ impl Parsed {
         let mut framework = tract_onnx::onnx();
         super::quantize::register(&mut framework);
         let malformed = |problem: String| ModelError::Malformed { problem };
-        let proto = framework.proto_model_for_read(&mut onnx).map_err(|e| malformed(chain(&e)))?;
-        let graph = proto.graph.as_ref().ok_or_else(|| malformed("the file holds no graph".to_owned()))?;
-        let mut check = Check { framework: &framework, unsupported: BTreeSet::new(), nodes: 0 };
-        check.graph(graph, 0)?;
-        if !check.unsupported.is_empty() {
-            return Err(ModelError::UnsupportedOperators {
-                operators: check.unsupported.into_iter().take(16).collect(),
-            });
-        }
+        let mut proto = framework.proto_model_for_read(&mut onnx).map_err(|e| malformed(chain(&e)))?;
+        let graph = proto.graph.take().ok_or_else(|| malformed("the file holds no graph".to_owned()))?;
+        let mut check = Check { framework: &framework, unsupported: Vec::new(), nodes: 0 };
+        check.graph(&graph, None, 0)?;
+        let unsupported = check.unsupported;
         let constants: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-        let edges = Edges::of(graph);
+        let edges = Edges::of(&graph);
         let inputs = graph.input.iter().filter(|i| !constants.contains(i.name.as_str()));
         let inputs = inputs.map(|i| Port::of(i, edges.input(&i.name))).collect();
         let outputs: Vec<Port> = graph.output.iter().map(|o| Port::of(o, edges.output(&o.name))).collect();
@@ -137,13 +138,40 @@ impl Parsed {
         if outputs.is_empty() {
             return Err(malformed("the graph has no output".to_owned()));
         }
-        Ok(Self { inputs, outputs, framework, proto })
+        let summary = Summary::of(&proto, &graph);
+        Ok(Self { inputs, outputs, framework, header: proto, graph: Some(graph), summary, unsupported })
     }
 
-    /// The graph for tract to type.
-    pub(super) fn infer(&self) -> Result<InferenceModel, ModelError> {
+    /// The file's graph, once.
+    pub(super) fn take_graph(&mut self) -> pb::GraphProto {
+        self.graph.take().unwrap_or_default()
+    }
+
+    pub(super) const fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Refuses nodes that tract would have to run and cannot.
+    ///
+    /// `why` tells for some what keeps the engine from running them instead.
+    pub(super) fn supported(
+        &self,
+        runs: impl Fn(usize) -> bool,
+        why: impl Fn(usize) -> Option<String>,
+    ) -> Result<(), ModelError> {
+        let told = |(at, text): &(usize, String)| why(*at).map_or_else(|| text.clone(), |why| format!("{text}: {why}"));
+        let lost: BTreeSet<String> = self.unsupported.iter().filter(|(at, _)| runs(*at)).map(told).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::UnsupportedOperators { operators: lost.into_iter().take(16).collect() })
+    }
+
+    /// A graph for tract to type.
+    pub(super) fn infer(&self, graph: pb::GraphProto) -> Result<InferenceModel, ModelError> {
         let rejected = |e| ModelError::Rejected { problem: chain(&e) };
-        let model = self.framework.model_for_proto_model(&self.proto).map_err(rejected)?;
+        let proto = pb::ModelProto { graph: Some(graph), ..self.header.clone() };
+        let model = self.framework.model_for_proto_model(&proto).map_err(rejected)?;
         if model.inputs.len() != self.inputs.len() || model.outputs.len() != self.outputs.len() {
             return Err(ModelError::Malformed {
                 problem: format!(
@@ -157,20 +185,21 @@ impl Parsed {
         }
         Ok(model)
     }
+}
 
-    pub(super) fn summary(&self) -> Summary {
+impl Summary {
+    fn of(proto: &pb::ModelProto, graph: &pb::GraphProto) -> Self {
         let mut counts = BTreeMap::new();
-        let graph = self.proto.graph.as_ref();
-        for node in graph.iter().flat_map(|g| &g.node) {
+        for node in &graph.node {
             *counts.entry(visible(&node.op_type, 100)).or_insert(0) += 1;
         }
         let elements = |t: &pb::TensorProto| t.dims.iter().map(|&d| d.max(0) as u64).product::<u64>();
         let int8 = [pb::tensor_proto::DataType::Int8 as i32, pb::tensor_proto::DataType::Uint8 as i32];
-        let weights = || graph.iter().flat_map(|g| &g.initializer);
-        Summary {
-            producer: one_line(&format!("{} {}", self.proto.producer_name, self.proto.producer_version)),
-            opset: self.proto.opset_import.iter().filter(|o| o.domain.is_empty()).map(|o| o.version).max().unwrap_or(0),
-            nodes: graph.map_or(0, |g| g.node.len()),
+        let weights = || graph.initializer.iter();
+        Self {
+            producer: one_line(&format!("{} {}", proto.producer_name, proto.producer_version)),
+            opset: opset(proto),
+            nodes: graph.node.len(),
             parameters: weights().map(elements).sum(),
             parameters_int8: weights().filter(|t| int8.contains(&t.data_type)).map(elements).sum(),
             operators: counts.into_iter().map(|(operator, count)| OperatorCount { operator, count }).collect(),
@@ -178,15 +207,22 @@ impl Parsed {
     }
 }
 
+/// Version of the standard's own operators.
+fn opset(proto: &pb::ModelProto) -> i64 {
+    let own = |domain: &str| domain.is_empty() || domain == "ai.onnx";
+    proto.opset_import.iter().filter(|o| own(&o.domain)).map(|o| o.version).max().unwrap_or(0)
+}
+
 /// Walks the graph and its subgraphs for what cannot be run or must not be read.
 struct Check<'a> {
     framework: &'a tract_onnx::Onnx,
-    unsupported: BTreeSet<String>,
+    unsupported: Vec<(usize, String)>,
     nodes: usize,
 }
 
 impl Check<'_> {
-    fn graph(&mut self, graph: &pb::GraphProto, depth: usize) -> Result<(), ModelError> {
+    /// `within` is the node of the outermost graph that this one is part of.
+    fn graph(&mut self, graph: &pb::GraphProto, within: Option<usize>, depth: usize) -> Result<(), ModelError> {
         if depth > SUBGRAPH_DEPTH_MAX {
             return Err(ModelError::Malformed { problem: format!("subgraphs nest deeper than {SUBGRAPH_DEPTH_MAX}") });
         }
@@ -195,16 +231,17 @@ impl Check<'_> {
             return Err(ModelError::Malformed { problem: format!("more than {NODES_MAX} nodes") });
         }
         graph.initializer.iter().try_for_each(tensor)?;
-        for node in &graph.node {
+        for (at, node) in graph.node.iter().enumerate() {
+            let at = within.unwrap_or(at);
             if !self.framework.op_register.0.contains_key(&node.op_type) {
                 let name = if node.name.is_empty() { node.output.first() } else { Some(&node.name) };
                 let text = format!("{} ({})", node.op_type, name.map_or("?", String::as_str));
-                self.unsupported.insert(visible(&text, 100));
+                self.unsupported.push((at, visible(&text, 100)));
             }
             for attribute in &node.attribute {
                 attribute.t.iter().chain(&attribute.tensors).try_for_each(tensor)?;
                 for subgraph in attribute.g.iter().chain(&attribute.graphs) {
-                    self.graph(subgraph, depth + 1)?;
+                    self.graph(subgraph, Some(at), depth + 1)?;
                 }
             }
         }
