@@ -104,7 +104,14 @@ pub(super) static NEON: Kernels = Kernels {
             tile: lanes::narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 16, depth: 1, weights: WeightForm::I8, lane: in_order, run: depthwise::run },
+    depthwise: &Depthwise {
+        lanes: 16,
+        depth: 1,
+        weights: WeightForm::I8,
+        lane: in_order,
+        run: depthwise::run,
+        pairs: None,
+    },
     elementwise: &elementwise::PORTABLE,
     available: || is_aarch64_feature_detected!("neon"),
 };
@@ -132,7 +139,7 @@ pub(super) static DOTPROD: Kernels = Kernels {
             tile: dotprod::narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run },
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run, pairs: None },
     elementwise: &elementwise::PORTABLE,
     available: || is_aarch64_feature_detected!("dotprod"),
 };
@@ -161,7 +168,7 @@ pub(super) static I8MM: Kernels = Kernels {
             tile: i8mm::narrow,
         },
     ],
-    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run },
+    depthwise: &Depthwise { lanes: 16, depth: 4, weights: WeightForm::I8, lane: in_order, run: taps::run, pairs: None },
     elementwise: &elementwise::PORTABLE,
     available: || is_aarch64_feature_detected!("i8mm") && is_aarch64_feature_detected!("dotprod"),
 };
