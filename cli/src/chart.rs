@@ -23,14 +23,14 @@ pub(crate) struct Chart {
     pub(crate) bars: Vec<Bar>,
 }
 
-const WIDTH: usize = 960;
-const LEFT: usize = 330;
+const WIDTH: usize = 1000;
+const LEFT: usize = 390;
 const RIGHT: usize = 90;
 const TOP: usize = 108;
 const ROW: usize = 24;
 /// Characters of a label that fit beside the bars.
 const LABEL: usize = 30;
-const NOTE: usize = 22;
+const NOTE: usize = 18;
 
 /// Colours as custom properties, so that the dark scheme changes nothing else. Contrast of text is at least 4.5.
 const STYLE: &str = "\

@@ -18,14 +18,16 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    /// Along `axis` of a tensor of this shape.
+    /// Along `axis` of a tensor of this shape, if it has any elements.
     pub(super) fn along(dims: &[i64], axis: usize) -> Option<Self> {
         let size = |d: &i64| usize::try_from(*d).ok().filter(|&d| d > 0);
-        let inner = dims.get(axis + 1..)?.iter().try_fold(1usize, |n, d| n.checked_mul(size(d)?))?;
-        Some(Self { count: size(dims.get(axis)?)?, inner })
+        let product = |dims: &[i64]| dims.iter().try_fold(1usize, |n, d| n.checked_mul(size(d)?));
+        product(dims)?;
+        Some(Self { count: size(dims.get(axis)?)?, inner: product(dims.get(axis + 1..)?)? })
     }
 
-    fn of(self, element: usize) -> usize {
+    /// The channel of an element.
+    pub(super) fn of(self, element: usize) -> usize {
         element / self.inner % self.count
     }
 }
@@ -88,6 +90,8 @@ mod tests {
         let channels = Channels::along(&[2, 1, 3], 0).expect("a kernel");
         assert_eq!(channels, Channels { count: 2, inner: 3 });
         assert_eq!(Channels::along(&[2, 0], 0), None);
+        assert_eq!(Channels::along(&[0, 1 << 60], 1), None);
+        assert_eq!(Channels::along(&[1 << 40, 1 << 40], 1), None);
         assert_eq!(Channels::along(&[2], 1), None);
     }
 

@@ -2,6 +2,7 @@
 //! part of the weights before it.
 
 use super::QuantizeError;
+use super::bits::Channels;
 use super::proto::{self, Index, Names};
 use crate::model::{Model, ModelOptions};
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,8 +139,8 @@ fn plain_gemm(graph: &mut pb::GraphProto) -> Result<(), QuantizeError> {
         let (alpha, beta) = (proto::float(node, "alpha", 1.0), proto::float(node, "beta", 1.0));
         let Some(weight) = proto::input(node, 1).and_then(|w| index.constants.get(w)) else { continue };
         let Some(values) = proto::floats(weight) else { continue };
-        let channels = weight.dims.get(if proto::integer(node, "transB", 0) == 0 { 1 } else { 0 });
-        let Some(channels) = channels.and_then(|&c| usize::try_from(c).ok()) else { continue };
+        let axis = usize::from(proto::integer(node, "transB", 0) == 0);
+        let Some(Channels { count: channels, .. }) = Channels::along(&weight.dims, axis) else { continue };
         let bias = match proto::input(node, 2) {
             None => None,
             Some(name) => {
@@ -194,7 +195,8 @@ fn batch_normalization(graph: &mut pb::GraphProto) -> Result<(), QuantizeError> 
         };
         let Some(weight) = proto::input(node, 1).and_then(|w| index.constants.get(w)) else { continue };
         let Some(mut values) = proto::floats(weight) else { continue };
-        let channels = weight.dims.get(axis).map_or(0, |&d| d.max(0) as usize);
+        let Some(of) = Channels::along(&weight.dims, axis) else { continue };
+        let channels = of.count;
         let bias = match proto::input(node, 2) {
             None => Some(vec![0.0; channels]),
             Some(name) => index.floats(name),
@@ -217,10 +219,7 @@ fn batch_normalization(graph: &mut pb::GraphProto) -> Result<(), QuantizeError> 
                 format!("is normalized by no finite number in channel {bad}"),
             ));
         }
-        let inner: usize = weight.dims[axis + 1..].iter().map(|&d| d.max(0) as usize).product();
-        for (i, value) in values.iter_mut().enumerate() {
-            *value *= factors[i / inner.max(1) % channels.max(1)];
-        }
+        values.iter_mut().enumerate().for_each(|(ix, value)| *value *= factors[of.of(ix)]);
         let folded = |c: usize| (bias[c] - mean[c]) * factors[c] + shift[c];
         let bias: Vec<f32> = (0..channels).map(folded).collect();
         let weight_name = names.fresh(format!("{}_normalized", weight.name));

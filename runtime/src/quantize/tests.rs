@@ -308,3 +308,35 @@ fn an_array_is_cut_into_samples_by_the_declared_shape() {
         assert_eq!(split(&[4, 3], wrong), None, "{wrong:?}");
     }
 }
+
+#[test]
+fn no_byte_of_a_damaged_model_can_end_the_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let values = ArrayD::from_shape_vec(IxDyn(&[1, 2, 4, 4]), noise(32, 5)).expect("a sample");
+    write_npy(folder.path().join("x.npy"), &values).expect("written");
+    let good = Sketch::new(&[1, 2, 4, 4], "y", &[1, 2])
+        .random("w", &[3, 2, 3, 3])
+        .random("n", &[3])
+        .weights("v", &[3], &[1.0, 2.0, 3.0])
+        .random("m", &[12, 2])
+        .random("b", &[2])
+        .node("Conv", &["x", "w"], "c", &[])
+        .node("BatchNormalization", &["c", "n", "n", "n", "v"], "d", &[])
+        .node("Flatten", &["d"], "f", &[])
+        .node("Gemm", &["f", "m", "b"], "y", &[("transB", &[0])])
+        .onnx();
+    let quantize = |onnx: &[u8]| {
+        let model = FloatModel::parse(onnx)?;
+        let samples = model.samples(folder.path())?;
+        model.quantize(&samples, &samples, &Options::default(), &mut |_, _, _| {})
+    };
+    assert!(quantize(&good).is_ok());
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 0x55;
+        // Many a change gives another valid model; what matters is that each call comes back.
+        if let Err(error) = quantize(&bad) {
+            assert!(!error.to_string().is_empty(), "byte {at}");
+        }
+    }
+}

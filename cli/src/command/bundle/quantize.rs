@@ -154,6 +154,7 @@ fn tell(arguments: &Arguments, report: &Report) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     const NAME: usize = 48;
+    const LEFT_SHOWN: usize = 12;
     let decibels = |value: Option<f64>| value.map_or("exact".to_owned(), |v| format!("{v:.1}"));
     let row = |layer: &LayerError| {
         vec![
@@ -181,8 +182,11 @@ fn tell(arguments: &Arguments, report: &Report) -> Result<ExitCode> {
         let (float, quantized) = (100.0 * a.float, 100.0 * a.quantized);
         output::line(format!("accuracy {float:.2} % in float, {quantized:.2} % in 8 bits, of {} samples", a.labelled));
     }
-    for left in &report.left_in_float {
+    for left in report.left_in_float.iter().take(LEFT_SHOWN) {
         output::line(format!("in float: {} ({}), {}", shortened(&left.node, NAME), left.operator, left.reason));
+    }
+    if report.left_in_float.len() > LEFT_SHOWN {
+        output::line(format!("in float: {} more, which -o json lists", report.left_in_float.len() - LEFT_SHOWN));
     }
     let share = 100.0 * report.bytes_after as f64 / report.bytes_before.max(1) as f64;
     let (before, after) = (report.bytes_before, report.bytes_after);
