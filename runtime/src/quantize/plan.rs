@@ -116,16 +116,22 @@ fn known(graph: &pb::GraphProto, names: &[String]) -> Result<(), QuantizeError> 
 
 /// Those of the candidates that are quantized, until no more are.
 fn grow(graph: &pb::GraphProto, candidates: Vec<Layer>) -> Vec<Layer> {
-    let inputs: BTreeSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+    // The model's inputs, and what they are after values were only moved.
+    let mut lead: BTreeSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+    for layer in candidates.iter().filter(|l| l.kind == Kind::Moves) {
+        if lead.contains(layer.inputs[0].as_str()) {
+            lead.insert(&layer.output);
+        }
+    }
     let mut chosen: Vec<bool> = candidates.iter().map(|l| matches!(l.kind, Kind::Weighted(_))).collect();
     let mut integer: BTreeSet<&str> = BTreeSet::new();
     loop {
         let before = integer.len();
         for (layer, chosen) in candidates.iter().zip(&mut chosen) {
             let reads_integers = layer.inputs.iter().all(|i| integer.contains(i.as_str()));
-            // What only moves the model's input may as well move bytes.
+            // What only moves the model's input on its way to a region may as well move bytes.
             let leads_in = layer.kind == Kind::Moves
-                && inputs.contains(layer.inputs[0].as_str())
+                && lead.contains(layer.inputs[0].as_str())
                 && integer.contains(layer.output.as_str());
             if *chosen || reads_integers || leads_in {
                 *chosen = true;

@@ -1,13 +1,12 @@
 //! Samples from `.npy` and `.npz` files, cut into single runs of the model.
 
+mod arrays;
+
 use super::QuantizeError;
 use crate::model::ModelError;
-use ndarray::{ArrayD, IxDyn, OwnedRepr};
-use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt as _, ReadNpzError, ReadableElement};
+use arrays::Arrays;
 use sedge_processor_sdk::{ElementType, Tensor};
-use sedge_protocol::text::{one_line, visible};
-use std::fs::File;
-use std::io::BufReader;
+use sedge_protocol::text::visible;
 use std::path::{Path, PathBuf};
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::DataType;
@@ -188,11 +187,12 @@ impl SampleSet {
             tensor: visible(tensor, 200),
             problem,
         };
-        let mut source = Source::open(path)?;
+        let mut source = Arrays::open(path)?;
         let mut arrays: Vec<Array> = Vec::new();
         let mut count = None;
         for (ix, input) in self.inputs.iter().enumerate() {
-            let key = source.key(input, self.inputs.len() == 1).map_err(|problem| wrong(&input.name, problem))?;
+            let single = self.inputs.len() == 1;
+            let key = source.key(&input.name, single).map_err(|problem| wrong(&input.name, problem))?;
             let ty = input.ty.ok_or_else(|| ModelError::UnsupportedType {
                 tensor: input.name.clone(),
                 ty: "of no kind that samples have".to_owned(),
@@ -236,86 +236,4 @@ struct Read {
     arrays: Vec<Array>,
     count: usize,
     labels: Option<Vec<usize>>,
-}
-
-enum Source {
-    Npy(PathBuf),
-    Npz(NpzReader<BufReader<File>>, Vec<String>),
-}
-
-/// Right classes in an `.npz`.
-const LABELS: &str = "y";
-
-impl Source {
-    fn open(path: &Path) -> Result<Self, QuantizeError> {
-        if path.extension().is_some_and(|e| e == "npy") {
-            return Ok(Self::Npy(path.to_owned()));
-        }
-        let file = File::open(path).map_err(|source| QuantizeError::ReadFile { file: path.to_owned(), source })?;
-        let unreadable = |e: ReadNpzError| QuantizeError::Sample {
-            file: path.to_owned(),
-            tensor: "the file".to_owned(),
-            problem: format!("is no readable .npz archive: {}", one_line(&e.to_string())),
-        };
-        let mut reader = NpzReader::new(BufReader::new(file)).map_err(unreadable)?;
-        let names = reader.names().map_err(unreadable)?;
-        Ok(Self::Npz(reader, names))
-    }
-
-    /// The array that belongs to an input: its name, `x`, or the only one there is.
-    fn key(&self, input: &Declared, single: bool) -> Result<Option<String>, String> {
-        match self {
-            Self::Npy(_) if single => Ok(None),
-            Self::Npy(_) => Err("is one of several inputs; give .npz files with an array for each".to_owned()),
-            Self::Npz(_, names) => {
-                let has = |wanted: &str| names.iter().find(|n| n.strip_suffix(".npy").unwrap_or(n) == wanted).cloned();
-                let only = || (single && names.len() == 1).then(|| names[0].clone());
-                let found = has(&input.name).or_else(|| single.then(|| has("x")).flatten()).or_else(only);
-                let there = || names.iter().map(|n| visible(n, 60)).collect::<Vec<_>>().join(", ");
-                found.map(Some).ok_or_else(|| format!("has no array; the file holds {}", there()))
-            }
-        }
-    }
-
-    fn read<T: ReadableElement>(&mut self, key: Option<&str>) -> Result<ArrayD<T>, String> {
-        let told = |e: ReadNpyError| one_line(&e.to_string());
-        match (self, key) {
-            (Self::Npz(reader, _), Some(key)) => {
-                reader.by_name::<OwnedRepr<T>, IxDyn>(key).map_err(|e| one_line(&e.to_string()))
-            }
-            (Self::Npz(..), None) => Err("no such array".to_owned()),
-            (Self::Npy(path), _) => {
-                let file = File::open(path).map_err(|e| e.to_string())?;
-                ArrayD::<T>::read_npy(BufReader::new(file)).map_err(told)
-            }
-        }
-    }
-
-    /// Shape and row-major bytes.
-    fn array(&mut self, key: Option<&str>, ty: ElementType) -> Result<(Vec<usize>, Vec<u8>), String> {
-        fn bytes<T: Copy, const N: usize>(array: &ArrayD<T>, to: impl Fn(T) -> [u8; N]) -> (Vec<usize>, Vec<u8>) {
-            (array.shape().to_vec(), array.iter().flat_map(|&v| to(v)).collect())
-        }
-        Ok(match ty {
-            ElementType::Float32 => bytes(&self.read(key)?, f32::to_le_bytes),
-            ElementType::Float64 => bytes(&self.read(key)?, f64::to_le_bytes),
-            ElementType::Uint8 => bytes(&self.read(key)?, u8::to_le_bytes),
-            ElementType::Int8 => bytes(&self.read(key)?, i8::to_le_bytes),
-            ElementType::Int32 => bytes(&self.read(key)?, i32::to_le_bytes),
-            ElementType::Int64 => bytes(&self.read(key)?, i64::to_le_bytes),
-            other => return Err(format!("inputs of {other} are not fed")),
-        })
-    }
-
-    fn labels(&mut self) -> Result<Option<Vec<usize>>, String> {
-        let Self::Npz(_, names) = self else { return Ok(None) };
-        let Some(key) = names.iter().find(|n| n.strip_suffix(".npy").unwrap_or(n) == LABELS).cloned() else {
-            return Ok(None);
-        };
-        let class = |v: i64| usize::try_from(v).map_err(|_| format!("{v} is no class"));
-        let wide = self.read::<i64>(Some(&key)).map(|a| a.into_iter().collect::<Vec<i64>>());
-        let wide = wide.or_else(|_| self.read::<i32>(Some(&key)).map(|a| a.into_iter().map(i64::from).collect()));
-        let wide = wide.or_else(|_| self.read::<u8>(Some(&key)).map(|a| a.into_iter().map(i64::from).collect()));
-        wide?.into_iter().map(class).collect::<Result<_, _>>().map(Some)
-    }
 }

@@ -160,8 +160,8 @@ impl<'a> Writer<'a> {
                 if nodes.first() == Some(&ix) {
                     self.weights(&mut node, weighted, &weights);
                 }
-                if let Some((_, name, values)) = bias.filter(|(at, ..)| *at == ix) {
-                    self.bias(&mut node, name, &values, input_scale, &weights.scales);
+                if let Some(bias) = bias.filter(|b| b.node == ix) {
+                    self.bias(&mut node, &bias, input_scale, &weights.scales);
                 }
             }
             Some(Layer { kind: Kind::Computes { constants }, .. }) => {
@@ -253,24 +253,23 @@ impl<'a> Writer<'a> {
         self.scales.get(self.plan.root(tensor).unwrap_or(tensor)).map_or(1.0, |q| q.scale)
     }
 
-    /// The weights of a layer in 8 bits; node, name and values of its bias.
-    #[allow(clippy::type_complexity)]
+    /// The weights of a layer in 8 bits, and its bias still in float.
     fn integers<'w>(
         &self,
         node: &pb::NodeProto,
         layer: &'w Weighted,
         input_scale: f32,
-    ) -> Result<(Weights, Option<(usize, &'w str, Vec<f32>)>), QuantizeError> {
+    ) -> Result<(Weights, Option<Bias<'w>>), QuantizeError> {
         let floats = |name: &str| {
             let lost = || proto::constant_error(node, name, "is not made of float32 values");
             self.index.floats(name).ok_or_else(lost)
         };
         let values = floats(&layer.weight)?;
         let bias = match &layer.bias {
-            Some((at, name)) => Some((*at, name.as_str(), floats(name)?)),
+            Some((node, name)) => Some(Bias { node: *node, name, values: floats(name)? }),
             None => None,
         };
-        let bias_values = bias.as_ref().map(|(_, _, values)| values.as_slice());
+        let bias_values = bias.as_ref().map(|b| b.values.as_slice());
         Ok((Weights::quantize(&values, layer.channels, bias_values, input_scale), bias))
     }
 
@@ -284,8 +283,9 @@ impl<'a> Writer<'a> {
         node.input[1] = self.dequantize_constant(&layer.weight, [&stored, &scale, &zeros], Some(layer.axis));
     }
 
-    fn bias(&mut self, node: &mut pb::NodeProto, of: &str, values: &[f32], input_scale: f32, scales: &[f32]) {
-        let (values, steps) = bits::bias(values, input_scale, scales);
+    fn bias(&mut self, node: &mut pb::NodeProto, bias: &Bias<'_>, input_scale: f32, scales: &[f32]) {
+        let of = bias.name;
+        let (values, steps) = bits::bias(&bias.values, input_scale, scales);
         let channels = &[values.len() as i64];
         let stored = self.store(of, "quantized", |name| proto::int32_tensor(name, channels, &values));
         let scale = self.store(of, "scale", |name| proto::float_tensor(name, channels, &steps));
@@ -313,6 +313,13 @@ impl<'a> Writer<'a> {
         let zero = self.zeros(Integer::Int8, None);
         self.dequantize_constant(name, [&stored, &scale, &zero], None)
     }
+}
+
+/// A layer's bias: the node that adds it, its name and its values.
+struct Bias<'a> {
+    node: usize,
+    name: &'a str,
+    values: Vec<f32>,
 }
 
 /// Types of constants.
