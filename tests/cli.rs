@@ -392,3 +392,33 @@ fn help_teaches() {
     }
     assert!(!help.contains("internal"), "{help}");
 }
+
+#[test]
+fn a_float_model_becomes_a_small_one_with_a_report() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| text(folder.path().join(name));
+    let Some(models) = reference_models("mlperf-tiny") else { return };
+    let of = |name: &str| text(models.join(name));
+    let (model, samples, to, picture) = (of("ad_f32.onnx"), of("ad_f32.golden.npz"), at("ad.onnx"), at("ad.svg"));
+    let quantize = |more: &[&str]| {
+        sedge(&[&["bundle", "quantize", &model, "--calibrate", &samples, "--to", &to][..], more].concat())
+    };
+    let done = quantize(&["--report", &picture, "-o", "json"]);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let report = done.json();
+    assert_eq!((report["samples"].clone(), report["outputs"][0]["same_best"].clone()), (8.into(), 8.into()));
+    assert_eq!(report["layers"].as_array().map(Vec::len), Some(10));
+    assert_eq!(report["bytes_after"].as_u64(), Some(fs::metadata(&to).expect("the model").len()));
+    let svg = fs::read_to_string(&picture).expect("the picture");
+    assert!(svg.starts_with("<svg ") && svg.matches("<rect class=").count() == 11, "{svg}");
+    let table = quantize(&["--method", "percentile", "--percentile", "99.9"]).stdout;
+    assert!(table.contains("MatMul, Add, Relu") && table.contains("the best class is the same in "), "{table}");
+    assert!(table.contains(" bytes, ") && table.contains(" % of 1067924"), "{table}");
+    let again = sedge(&["bundle", "quantize", &to, "--calibrate", &samples, "--to", &at("twice.onnx")]);
+    assert!(again.code == 1 && again.stderr.contains("is quantized already"), "{}", again.stderr);
+    let mixed = quantize(&["--percentile", "99.9", "-o", "json"]);
+    assert!(mixed.code == 1 && mixed.json()["message"].to_string().contains("goes with --method percentile"));
+    assert_eq!(quantize(&["--method", "percentile", "--percentile", "12"]).code, 2);
+    let unknown = quantize(&["--keep-float", "conv1", "-o", "json"]);
+    assert!(unknown.code == 1 && unknown.json()["message"].to_string().contains("no node `conv1`"));
+}

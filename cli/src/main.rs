@@ -1,6 +1,7 @@
 //! The `sedge` command.
 
 mod api;
+mod chart;
 mod command;
 mod golden_npz;
 mod measure;

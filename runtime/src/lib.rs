@@ -13,6 +13,7 @@ pub mod model;
 pub mod pack;
 pub mod pipeline;
 pub mod processor;
+pub mod quantize;
 pub mod sample;
 pub mod sandbox;
 mod tar_index;

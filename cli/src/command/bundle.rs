@@ -1,5 +1,7 @@
 //! `sedge bundle`: from a model file to a signed bundle.
 
+mod quantize;
+
 use super::{SandboxArguments, TrustArguments, fusion};
 use crate::measure::{Latencies, ms, peak_rss_bytes};
 use crate::output::{self, FAILED, Format, OutputArguments};
@@ -31,6 +33,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArguments,
     },
+    /// Turn a float ONNX model into an int8 one, with ranges measured on samples, and tell what it costs.
+    Quantize(quantize::Arguments),
     /// Pack a directory with a bundle.toml.
     Build {
         /// The directory.
@@ -85,6 +89,7 @@ impl Command {
             | Self::Check { output, .. }
             | Self::Sign { output, .. }
             | Self::Inspect { output, .. } => output.output,
+            Self::Quantize(arguments) => arguments.output.output,
         }
     }
 }
@@ -93,6 +98,7 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
     let format = command.format();
     match command {
         Command::Init { directory, model, name, .. } => init(directory, model, name.as_deref(), format),
+        Command::Quantize(arguments) => quantize::run(arguments),
         Command::Build { directory, to, sign, .. } => build(directory, to, sign, format),
         Command::Check { bundle, sandbox, .. } => check(bundle, sandbox, format),
         Command::Sign { bundle, key, .. } => sign(bundle, key, format),
