@@ -3,12 +3,12 @@
 //! Where windows move by one column, the windows of neighbouring pixels lie one pixel's channels apart, so that a row of
 //! output is one stretch of lanes: lane `j` reads byte `j` after each tap. A kernel's item then holds several pixels where
 //! channels are few, or some of a pixel's channels where they are many; weights repeat with the period of both. Elsewhere
-//! an item is a pixel's next channels; and where a row of taps leaves one place of a group empty, a kernel may take two
-//! neighbouring pixels at a time, since the group then holds what both of them need.
+//! an item is a pixel's next channels; and where a row of taps leaves one place of its groups empty, a kernel may take two
+//! neighbouring pixels at a time, since the groups then hold what both of them need.
 
 use crate::conv::{folded_bias, put};
 use crate::graph::{Conv, Quantization};
-use crate::isa::{Depthwise, Kernels, Lanes, Output};
+use crate::isa::{Depthwise, Kernels, Lanes, Output, Run};
 use crate::packed::{Packed, Source};
 use crate::place::Place;
 use crate::requantize::conv_multipliers;
@@ -30,7 +30,7 @@ pub(crate) struct Step {
     /// Whether a row is one stretch of lanes.
     flat: bool,
     /// What runs over the items.
-    run: unsafe fn(&Lanes<'_>),
+    run: Run,
     blocks: usize,
     block_bytes: usize,
     packed: Packed,
@@ -58,10 +58,13 @@ impl Step {
         let [rows, columns] = op.window.kernel;
         let count = rows * columns;
         let (lanes, depth) = (kernel.lanes, kernel.depth);
-        let one_apart = op.window.stride[1] == op.window.dilation[1] && columns + 1 == depth;
-        let pairs = kernel.pairs.filter(|_| one_apart && channels.next_multiple_of(lanes) <= channels + channels / 5);
-        // For pairs each row of taps is a group.
-        let row_taps = if pairs.is_some() { depth } else { columns };
+        let one_apart = op.window.stride[1] == op.window.dilation[1] && (columns + 1).is_multiple_of(depth);
+        // An item is then one pixel's channels: lanes that lie idle must not cost more than pairs save.
+        let few_idle = channels.next_multiple_of(lanes) <= channels + channels / 5;
+        let pays = |(least, run)| (columns >= least && one_apart && few_idle).then_some(run);
+        let pairs = kernel.pairs.and_then(pays);
+        // For pairs each row of taps is a few whole groups.
+        let row_taps = columns + usize::from(pairs.is_some());
         let mut taps: Vec<usize> = (0..rows)
             .flat_map(|row| (0..row_taps).map(move |column| [row, if column < columns { column } else { 0 }]))
             .map(|[row, column]| row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * channels)
@@ -89,7 +92,7 @@ impl Step {
                 for (tap, weight) in weights.iter().enumerate() {
                     let tap = tap / columns * row_taps + tap % columns;
                     for copy in 0..copies {
-                        let (group, element) = ((tap + copy * taps.len()) / depth, tap % depth + copy);
+                        let (group, element) = ((tap + copy) / depth + copy * taps.len() / depth, (tap + copy) % depth);
                         put(body, (group * lanes + place) * depth + element, *weight, kernel.weights);
                     }
                 }

@@ -124,6 +124,9 @@ pub(crate) struct Lanes<'a> {
     pub(crate) output: Output,
 }
 
+/// Computes a run of depthwise sums.
+pub(crate) type Run = unsafe fn(&Lanes<'_>);
+
 /// A kernel for depthwise sums.
 #[derive(Debug)]
 pub(crate) struct Depthwise {
@@ -134,10 +137,11 @@ pub(crate) struct Depthwise {
     pub(crate) weights: WeightForm,
     /// The lane that lies at a place of a block.
     pub(crate) lane: fn(usize) -> usize,
-    pub(crate) run: unsafe fn(lanes: &Lanes<'_>),
-    /// The same for rows of one tap less than the depth, where each item lies one tap after the last: two items at a time.
-    /// Each row is a group, and after the weights of all rows they follow once more, one place later.
-    pub(crate) pairs: Option<unsafe fn(lanes: &Lanes<'_>)>,
+    pub(crate) run: Run,
+    /// The same where each item lies one tap after the last: two items at a time. Each row of taps, with one of weight zero
+    /// at its end, is a few whole groups; after the weights of all rows they follow once more, one place later. And the
+    /// columns from which on that pays.
+    pub(crate) pairs: Option<(usize, Run)>,
 }
 
 /// Kernels of one instruction set.

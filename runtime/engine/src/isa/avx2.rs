@@ -15,7 +15,8 @@
 //! neighbouring weights count.
 //!
 //! **Depthwise sums.** Thirty-two neighbouring bytes at once. Two taps are interleaved, then widened with zeros: six
-//! unpack instructions, four multiplications and four additions for 64 products.
+//! unpack instructions, four multiplications and four additions for 64 products. Two pixels that lie one tap apart share
+//! what is unpacked, which saves more than it adds where rows have five taps.
 //!
 //! The costs of shapes are cycles of a Zen 4 core: of tiles with few and with many groups.
 
@@ -43,7 +44,7 @@ pub(super) static KERNELS: Kernels = Kernels {
         weights: WeightForm::I16,
         lane: lane::<4>,
         run: depthwise,
-        pairs: None,
+        pairs: Some((5, pairs)),
     },
     elementwise: &elementwise::AVX2,
     available: || is_x86_feature_detected!("avx2"),
@@ -179,7 +180,6 @@ unsafe fn depthwise_of<const G: usize>(lanes: &Lanes<'_>) {
     // SAFETY: a block has bias, multipliers, and the weights of each group.
     let (bias, multipliers) = unsafe { (load::<4>(block), load_reals::<4>(block.add(128))) };
     let taps = lanes.taps;
-    let zero = _mm256_setzero_si256();
     for item in 0..lanes.items {
         let window = lanes.window.wrapping_add(item * lanes.step);
         let mut sums = bias;
@@ -188,13 +188,7 @@ unsafe fn depthwise_of<const G: usize>(lanes: &Lanes<'_>) {
             let [a, b]: [__m256i; 2] = std::array::from_fn(|tap| unsafe {
                 _mm256_loadu_si256(window.wrapping_add(*taps.get_unchecked(group * 2 + tap)).cast())
             });
-            let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
-            let x = [
-                _mm256_unpacklo_epi8(low, zero),
-                _mm256_unpackhi_epi8(low, zero),
-                _mm256_unpacklo_epi8(high, zero),
-                _mm256_unpackhi_epi8(high, zero),
-            ];
+            let x = interleave(a, b);
             // SAFETY: as above.
             let w = unsafe { load::<4>(block.add(256 + group * 128)) };
             for v in 0..4 {
@@ -204,5 +198,72 @@ unsafe fn depthwise_of<const G: usize>(lanes: &Lanes<'_>) {
         let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };
         // SAFETY: the output has all lanes that exist.
         unsafe { store::<4>(sums, multipliers, lanes.output, lanes.out.wrapping_add(item * lanes.out_step), count) };
+    }
+}
+
+/// Bytes of two taps, widened, those of one lane side by side.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn interleave(a: __m256i, b: __m256i) -> [__m256i; 4] {
+    let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
+    let zero = _mm256_setzero_si256();
+    [
+        _mm256_unpacklo_epi8(low, zero),
+        _mm256_unpackhi_epi8(low, zero),
+        _mm256_unpacklo_epi8(high, zero),
+        _mm256_unpackhi_epi8(high, zero),
+    ]
+}
+
+unsafe fn pairs(lanes: &Lanes<'_>) {
+    // SAFETY: as of `depthwise`; the last of an odd number is an item like any other.
+    unsafe {
+        all_pairs(lanes);
+        if lanes.items % 2 == 1 {
+            let before = lanes.items - 1;
+            depthwise(&Lanes {
+                window: lanes.window.wrapping_add(before * lanes.step),
+                out: lanes.out.wrapping_add(before * lanes.out_step),
+                items: 1,
+                ..*lanes
+            });
+        }
+    }
+}
+
+/// All that has two items. The second tap of a row's last group is the second item's alone.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn all_pairs(lanes: &Lanes<'_>) {
+    let block = lanes.block;
+    let groups = lanes.taps.len() / 2;
+    // SAFETY: a block has bias, multipliers, and the weights of each group.
+    let (bias, multipliers) = unsafe { (load::<4>(block), load_reals::<4>(block.add(128))) };
+    for pair in 0..lanes.items / 2 {
+        let window = lanes.window.wrapping_add(pair * 2 * lanes.step);
+        let (mut first, mut second) = (bias, bias);
+        for group in 0..groups {
+            // SAFETY: the tap after a row's last is the second item's last.
+            let (a, b) = unsafe {
+                let tap = window.wrapping_add(*lanes.taps.get_unchecked(group * 2));
+                (_mm256_loadu_si256(tap.cast()), _mm256_loadu_si256(tap.wrapping_add(lanes.step).cast()))
+            };
+            let x = interleave(a, b);
+            // SAFETY: as above, twice.
+            let (w, later) = unsafe {
+                (load::<4>(block.add(256 + group * 128)), load::<4>(block.add(256 + (groups + group) * 128)))
+            };
+            for v in 0..4 {
+                first[v] = _mm256_add_epi32(first[v], _mm256_madd_epi16(x[v], w[v]));
+                second[v] = _mm256_add_epi32(second[v], _mm256_madd_epi16(x[v], later[v]));
+            }
+        }
+        for (i, sums) in [first, second].into_iter().enumerate() {
+            let item = pair * 2 + i;
+            let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };
+            let out = lanes.out.wrapping_add(item * lanes.out_step);
+            // SAFETY: the output has all lanes that exist.
+            unsafe { store::<4>(sums, multipliers, lanes.output, out, count) };
+        }
     }
 }
