@@ -1,8 +1,8 @@
 //! Dense sums by `sdot`, which multiplies four bytes by four weights in each of four lanes.
 //!
-//! A vector holds the weights of four channels; four bytes of a window are taken from a quarter of another
-//! vector, so that sixteen bytes of each window are loaded at once and spread by the instruction itself. 24 of the 32
-//! registers hold sums (6 x 16), or 16 (8 x 8) where a layer has few channels.
+//! A vector holds the weights of four channels; four bytes of a window are taken from a quarter of another vector, so that
+//! sixteen bytes of each window are loaded at once and spread by the instruction itself. 24 of the 32 registers hold sums
+//! (6 x 16), or 16 (8 x 8) where a layer has few channels.
 //!
 //! The intrinsics are not stable, so the instruction is written out.
 

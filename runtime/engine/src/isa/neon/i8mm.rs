@@ -1,8 +1,8 @@
 //! Dense sums by `smmla`, which multiplies two windows by two channels, eight deep, and adds the four sums.
 //!
-//! A vector of weights holds eight of each of two channels. Sixteen bytes of two windows are loaded and
-//! zipped into two vectors of eight bytes each. 24 of the 32 registers hold sums (6 x 16), or 16 (8 x 8) where a layer has
-//! few channels. An odd window goes twice. Sums of a window lie side by side after one more zip at the end.
+//! A vector of weights holds eight of each of two channels. Sixteen bytes of two windows are loaded and zipped into two
+//! vectors of eight bytes of each. 24 of the 32 registers hold sums (6 x 16), or 16 (8 x 8) where a layer has few channels.
+//! An odd window goes twice. Sums of a window lie side by side after one more zip at the end.
 //!
 //! The intrinsic is not stable, so the instruction is written out.
 

@@ -4,7 +4,7 @@ use super::FLIP;
 use crate::isa::{Output, Tile};
 use std::arch::aarch64::*;
 
-/// Requantizes `4 * NV` sums and stores the first `count` bytes, flipped.
+/// Requantizes 8 or 16 sums, `4 * NV`, and stores the first `count` bytes, flipped.
 ///
 /// # Safety
 /// `out` has so many bytes.
@@ -21,7 +21,6 @@ pub(super) unsafe fn store<const NV: usize>(
     let zero_point = vdupq_n_s16(output.zero_point.into());
     let eight = |one: usize, two: usize| vqmovun_s16(vqaddq_s16(vcombine_s16(steps[one], steps[two]), zero_point));
     let bytes = match NV {
-        1 => vcombine_u8(eight(0, 0), vdup_n_u8(0)),
         2 => vcombine_u8(eight(0, 1), vdup_n_u8(0)),
         _ => vcombine_u8(eight(0, 1), eight(2, 3)),
     };
@@ -57,7 +56,7 @@ fn steps(sums: int32x4_t, multipliers: float32x4_t) -> int16x4_t {
     vqmovn_s32(vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(sums), multipliers)))
 }
 
-/// Stores the first `count` bytes of `all`: 4, 8 or 16.
+/// Stores the first `count` bytes of `all`: 8 or 16.
 #[target_feature(enable = "neon")]
 #[inline]
 unsafe fn first(bytes: uint8x16_t, out: *mut u8, count: usize, all: usize) {
@@ -65,7 +64,6 @@ unsafe fn first(bytes: uint8x16_t, out: *mut u8, count: usize, all: usize) {
     unsafe {
         if count >= all {
             match all {
-                4 => out.cast::<u32>().write_unaligned(vgetq_lane_u32::<0>(vreinterpretq_u32_u8(bytes))),
                 8 => vst1_u8(out, vget_low_u8(bytes)),
                 _ => vst1q_u8(out, bytes),
             }
