@@ -28,7 +28,8 @@
 //! | `depthwise`, nine taps  | 16 lanes           | 144      | 103          | 1.4  |
 //! | `taps`, nine taps       | 16 lanes           | 144      | 83           | 1.7  |
 //!
-//! Costs come from such counts and from the vendors' optimization guides; none of it was measured on a core.
+//! Costs are estimates from such counts and from what a Cortex-A72 or A76 is assumed to begin in a cycle. None of it was
+//! measured on a core.
 
 mod depthwise;
 mod dotprod;

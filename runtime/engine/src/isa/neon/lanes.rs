@@ -1,7 +1,7 @@
 //! Dense sums across channels: `smlal` multiplies the weights of four channels by one element of a window, all of them
 //! widened to 16 bits: weights when they are packed, windows as they are loaded, eight elements at once.
 //!
-//! Half as fast on a Cortex-A72 as sums along the depth, but without a rest where runs are short, and with 16 channels to
+//! Fewer products each cycle than sums along the depth, but without a rest where runs are short, and with 16 channels to
 //! requantize together: the first layer of a network is of this kind. 24 of the 32 registers hold sums (6 x 16), or 16 (8 x
 //! 8): `smlal` takes single elements from the lower half of the registers only.
 

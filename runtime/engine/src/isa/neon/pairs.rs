@@ -3,8 +3,8 @@
 //!
 //! A product of two bytes fits 16 bits. The sum of two does not when both are -128 times -128, so each product is widened
 //! before it meets another; where no weight of a layer is -128, which is the rule, two are added first (`smlal2`) and
-//! widened together. Three do not fit in any case. Multiplying and adding go to different pipes on a Cortex-A72: eight
-//! products each cycle, where `smlal` of 16 bits has four.
+//! widened together. Three do not fit in any case. If a core multiplies and adds in different pipes, as a Cortex-A72 is
+//! assumed to, that is eight products each cycle, where `smlal` of 16 bits has four.
 //!
 //! Four windows and four channels have 16 vectors of sums. They are summed up across at their end and wait in memory for
 //! the rest of a block of 8 or 16 channels, which is then requantized and stored together.
