@@ -335,7 +335,8 @@ fn conv(
     }
     let multipliers = conv_multipliers(op, from.scale, to.scale, output.c);
     for (channel, weights) in op.weights.chunks(per_channel).enumerate() {
-        let weights: i64 = weights.iter().map(|w| i64::from(w.unsigned_abs())).sum();
+        let zero_point = i64::from(op.weight_zero_point.unsigned_abs());
+        let weights: i64 = weights.iter().map(|w| i64::from(w.unsigned_abs()) + zero_point).sum();
         let bias = op.bias.get(channel).map_or(0, |bias| i64::from(bias.unsigned_abs()));
         // Kernels fold the zero point into the bias, so both parts must fit each on its own and together.
         let sum = bias.saturating_add(weights.saturating_mul(2 * 255));

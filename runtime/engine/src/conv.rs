@@ -24,9 +24,20 @@ pub(crate) struct Step {
     /// From the first pixel's place to the first window's first byte.
     before: usize,
     runs: Vec<usize>,
+    asymmetry: Option<Asymmetry>,
     strips: Vec<Strip>,
     packed: Packed,
     limits: Output,
+}
+
+/// Weights whose zero point is not 0: it times the sum of a window is taken away from all sums of the window.
+#[derive(Debug, Clone, Copy)]
+struct Asymmetry {
+    weight_zero: i32,
+    /// Bytes of each run, and what an input of 0 adds to the sum of a window.
+    run: usize,
+    zero_sum: i32,
+    flip: u8,
 }
 
 /// Blocks of one kernel that lie side by side.
@@ -35,8 +46,6 @@ pub(crate) struct Strip {
     pub(crate) gemm: &'static Gemm,
     /// Groups of the kernel's depth in each run.
     pub(crate) depth_groups: usize,
-    /// Most windows of a tile.
-    windows: usize,
     /// From a window's first byte to the group's first channel.
     into: usize,
     /// First output channel, and the first that is not of this strip.
@@ -44,13 +53,34 @@ pub(crate) struct Strip {
     /// Of the first block in the packed weights, and from one to the next.
     pub(crate) offset: usize,
     pub(crate) block_bytes: usize,
-    /// Tiles of windows.
+    /// Tiles of windows, and how many windows the shorter ones have: the first `longer` tiles have one more.
     tiles: usize,
+    windows: usize,
+    longer: usize,
     /// Blocks that a tile of windows meets one after the other: all where the weights are few; else one, and all tiles
     /// meet it before the next.
     together: usize,
     /// Tiles times turns of blocks.
     pub(crate) units: usize,
+}
+
+impl Asymmetry {
+    /// What is added to all sums of each window.
+    ///
+    /// # Safety
+    /// The runs of each window may be read.
+    unsafe fn plus(&self, windows: &[*const u8], runs: &[usize]) -> [i32; WINDOWS_MAX] {
+        let mut plus = [0; WINDOWS_MAX];
+        for (plus, window) in plus.iter_mut().zip(windows) {
+            let of_run = |run: &usize| {
+                // SAFETY: as of this function.
+                let bytes = unsafe { std::slice::from_raw_parts(window.wrapping_add(*run), self.run) };
+                bytes.iter().map(|byte| i32::from(byte ^ self.flip)).sum::<i32>()
+            };
+            *plus = -self.weight_zero * (runs.iter().map(of_run).sum::<i32>() - self.zero_sum);
+        }
+        plus
+    }
 }
 
 impl Strip {
@@ -99,6 +129,12 @@ impl Step {
             row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * input.dims.c
         };
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
+        let asymmetry = (op.weight_zero_point != 0).then(|| Asymmetry {
+            weight_zero: op.weight_zero_point.into(),
+            run,
+            zero_sum: (run * runs.len()) as i32 * i32::from(from.zero_point),
+            flip: kernels.flip,
+        });
         let pixels = output.dims.n * output.dims.h * output.dims.w;
         let group = |group: usize| [group * channels_in, group * channels_out, (group + 1) * channels_out];
         let narrow = !op.weights.contains(&i8::MIN);
@@ -136,6 +172,7 @@ impl Step {
             stride: op.window.stride,
             before: op.window.pads.top * input.row + op.window.pads.left * input.dims.c,
             runs,
+            asymmetry,
             strips,
             packed,
             limits: Output { zero_point: to.zero_point, range: op.range },
@@ -149,17 +186,16 @@ impl Step {
     /// # Safety
     /// `arena` holds the places of input and output, with the slack behind them.
     pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64) {
-        let pixels = self.output.dims.n * self.output.dims.h * self.output.dims.w;
         let units = self.strips.iter().map(|strip| strip.units).sum();
         // SAFETY: as of this function.
-        split.over(units, products, |units| unsafe { self.run_units(arena, pixels, units) });
+        split.over(units, products, |units| unsafe { self.run_units(arena, units) });
     }
 
     /// Some of the tiles, which are counted through all strips.
     ///
     /// # Safety
     /// As of [`Step::run`].
-    unsafe fn run_units(&self, arena: Arena, pixels: usize, units: Range<usize>) {
+    unsafe fn run_units(&self, arena: Arena, units: Range<usize>) {
         let packed = self.packed.as_slice();
         let mut tile = Tile {
             windows: [std::ptr::null(); WINDOWS_MAX],
@@ -172,9 +208,13 @@ impl Step {
             plus: None,
             output: self.limits,
         };
-        each_tile(&self.strips, pixels, units, |strip, pixel, windows, blocks| {
+        each_tile(&self.strips, units, |strip, pixel, windows, blocks| {
             tile.groups = strip.depth_groups;
             self.place(&mut tile, arena.0.wrapping_add(strip.into), arena.0, pixel, windows);
+            if let Some(asymmetry) = &self.asymmetry {
+                // SAFETY: windows lie in the arena.
+                tile.plus = Some(unsafe { asymmetry.plus(&tile.windows[..windows], &self.runs) });
+            }
             for block in blocks {
                 // SAFETY: as of this function; the kernels were picked for this core.
                 unsafe { strip.block(packed, block, windows, &mut tile) };
@@ -222,20 +262,20 @@ pub(crate) fn cover(
             let weights = runs * depth_groups * gemm.depth * gemm.weights.bytes();
             let block_bytes = (gemm.channels * (8 + weights)).next_multiple_of(64);
             let end = (first + blocks * gemm.channels).min(last);
-            // Windows are spread evenly over the tiles.
-            let windows = pixels.div_ceil(pixels.div_ceil(gemm.windows));
-            let (channels, offset, tiles) = ([first, end], bytes, pixels.div_ceil(windows));
+            let (channels, offset, tiles) = ([first, end], bytes, pixels.div_ceil(gemm.windows));
             let together = if blocks * block_bytes <= WEIGHTS_NEAR_BYTES { blocks } else { 1 };
             let units = blocks / together * tiles;
+            let (windows, longer) = (pixels / tiles, pixels % tiles);
             strips.push(Strip {
                 gemm,
                 depth_groups,
-                windows,
                 into,
                 channels,
                 offset,
                 block_bytes,
                 tiles,
+                windows,
+                longer,
                 together,
                 units,
             });
@@ -249,7 +289,6 @@ pub(crate) fn cover(
 /// it meets.
 pub(crate) fn each_tile(
     strips: &[Strip],
-    pixels: usize,
     units: Range<usize>,
     mut with: impl FnMut(&Strip, usize, usize, Range<usize>),
 ) {
@@ -259,8 +298,10 @@ pub(crate) fn each_tile(
         let first = mine.start - before;
         let (mut turn, mut tile) = (first / strip.tiles, first % strip.tiles);
         for _ in mine {
-            let (pixel, block) = (tile * strip.windows, turn * strip.together);
-            with(strip, pixel, strip.windows.min(pixels - pixel), block..block + strip.together);
+            let pixel = tile * strip.windows + tile.min(strip.longer);
+            let windows = strip.windows + usize::from(tile < strip.longer);
+            let block = turn * strip.together;
+            with(strip, pixel, windows, block..block + strip.together);
             tile += 1;
             if tile == strip.tiles {
                 (tile, turn) = (0, turn + 1);

@@ -43,7 +43,7 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 
 /// Whether a convolution is one that each channel makes for itself.
 pub(crate) fn is_depthwise(op: &Conv, channels_in: usize, channels_out: usize) -> bool {
-    op.groups == channels_in && channels_in == channels_out
+    op.groups == channels_in && channels_in == channels_out && op.weight_zero_point == 0
 }
 
 impl Step {

@@ -107,8 +107,10 @@ pub struct Conv {
     pub window: Window,
     /// Groups of channels that do not see each other.
     pub groups: usize,
-    /// `[output channel][row][column][input channel of the group]`, symmetric.
+    /// `[output channel][row][column][input channel of the group]`.
     pub weights: Vec<i8>,
+    /// The weight that stands for 0: 0 where weights are symmetric, which costs least.
+    pub weight_zero_point: i8,
     /// Distance of two neighbouring weights: one for all, or one for each output channel.
     pub scales: Vec<f32>,
     /// One for each output channel, with the scale `input scale * weight scale`; empty for none.

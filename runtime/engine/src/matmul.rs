@@ -107,7 +107,7 @@ impl Step {
         let dims = self.output.dims;
         let zero_two = i32::from(self.of.zero_two) - 128;
         let depth = self.one.dims.c;
-        conv::each_tile(&self.strips, self.rows, units, |strip, first, windows, blocks| {
+        conv::each_tile(&self.strips, units, |strip, first, windows, blocks| {
             let mut tile = Tile {
                 windows: [std::ptr::null(); WINDOWS_MAX],
                 outputs: [std::ptr::null_mut(); WINDOWS_MAX],

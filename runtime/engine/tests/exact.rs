@@ -117,6 +117,7 @@ impl Growing<'_> {
             window,
             groups,
             weights: (0..count).map(|_| self.random.next() as i8).collect(),
+            weight_zero_point: if self.random.chance(5) { self.random.next() as i8 } else { 0 },
             scales: (0..scales).map(|_| self.random.real(0.0005, 0.02) / size.sqrt()).collect(),
             bias: if self.random.chance(4) {
                 Vec::new()

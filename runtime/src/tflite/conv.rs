@@ -168,7 +168,15 @@ fn finish(
         input = repeat_channels(file, operator, input, parts);
     }
     let range = operator.activation(activation, to)?;
-    let conv = Conv { window, groups, weights: weights.split(parts), scales: weights.scales, bias, range };
+    let conv = Conv {
+        window,
+        groups,
+        weights: weights.split(parts),
+        weight_zero_point: 0,
+        scales: weights.scales,
+        bias,
+        range,
+    };
     let value = file.emit(operator, Op::Conv(conv), &[input], dims, to);
     file.yields(operator, value)
 }

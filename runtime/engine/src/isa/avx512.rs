@@ -2,8 +2,8 @@
 //!
 //! **Dense sums.** A tile is `MR` windows by `NV` vectors of sixteen channels. For each group of four bytes the weights
 //! of all channels are loaded once, and four bytes of each window are spread over all lanes. `MR * NV` sums stay in
-//! registers: 28 of 32, which hides the latency of the instruction (4 cycles, one 512-bit instruction each) many times
-//! over. Wide blocks (7 x 64) load least per product; narrow ones (14 x 32, 24 x 16, and 24 x 8 in half vectors) waste
+//! registers: at most 28 of 32, which hides the latency of the instruction (4 cycles, one 512-bit instruction each) many
+//! times over. Wide blocks (6 x 64; a seventh window would not fit beside four vectors of weights) load least per product; narrow ones (14 x 32, 24 x 16, and 24 x 8 in half vectors) waste
 //! less where a layer has few channels, and fill what wide ones leave over.
 //!
 //! **Depthwise sums.** Sixty-four neighbouring bytes at once. Four taps are interleaved with eight unpack instructions, so
@@ -33,7 +33,7 @@ pub(super) static VNNI: Kernels = Kernels {
         Gemm {
             channels: 64,
             depth: 4,
-            windows: 7,
+            windows: 6,
             weights: WeightForm::I8,
             lane: lane::<4>,
             cost: |windows| ((windows as f32 * 4.0).max(8.0), 22.0 + 20.0 * windows as f32),
@@ -138,7 +138,7 @@ macro_rules! by_windows {
         unsafe { $kernel::<$number $(, $vectors)?>($tile) }
     };
 }
-by_windows!(wide: 1 2 3 4 5 6 7 of dense, 4);
+by_windows!(wide: 1 2 3 4 5 6 of dense, 4);
 by_windows!(middle: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 of dense, 2);
 by_windows!(narrow: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of dense, 1);
 by_windows!(slim: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 of half, 1);

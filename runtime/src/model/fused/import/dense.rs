@@ -130,7 +130,9 @@ impl super::Builder<'_> {
         if weights.scales.len() > 1 && weights.axis != 0 {
             return self.refuse(at, Reason::Setting("axis of the weights' scales"));
         }
-        let Some(bytes) = weights.symmetric() else { return self.refuse(at, Reason::WeightZeroPoint) };
+        let Some((bytes, weight_zero_point)) = weights.as_int8() else {
+            return self.refuse(at, Reason::WeightZeroPoint);
+        };
         // Rows may lie in any order, as long as each is whole.
         let order = if a.lies_in(&last(&a.order, rank - 1)) { last(&a.order, rank - 1) } else { natural(rank) };
         let rows = a.shape[..rank - 1].iter().product();
@@ -139,7 +141,15 @@ impl super::Builder<'_> {
         let name = label(self.source.node(at));
         let value = self.graph.value(name, Dims::new(1, 1, rows, channels), target.quantization);
         let range = limits.range(target.quantization);
-        let op = Conv { window: POINT, groups: 1, weights: bytes, scales: weights.scales.clone(), bias, range };
+        let op = Conv {
+            window: POINT,
+            groups: 1,
+            weights: bytes,
+            weight_zero_point,
+            scales: weights.scales.clone(),
+            bias,
+            range,
+        };
         self.graph.node(name, Op::Conv(op), &[from], value);
         let mut shape = a.shape.clone();
         shape[rank - 1] = channels;

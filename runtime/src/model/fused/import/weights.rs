@@ -100,8 +100,27 @@ impl Weights {
         Some(Self { dims, elements, axis: place.unwrap_or(0), ..self })
     }
 
+    /// As int8, with the one that stands for 0: 0 where all fit with their zero points taken off. `None` for weights of
+    /// another type, and for several zero points that do not let them fit.
+    pub(super) fn as_int8(&self) -> Option<(Vec<i8>, i8)> {
+        if let Some(symmetric) = self.symmetric() {
+            return Some((symmetric, 0));
+        }
+        let (first, rest) = self.zero_points.split_first()?;
+        if rest.iter().any(|zero_point| zero_point != first) {
+            return None;
+        }
+        match &self.elements {
+            Elements::I8(all) => Some((all.clone(), i8::try_from(*first).ok()?)),
+            Elements::U8(all) => {
+                Some((all.iter().map(|v| (v ^ 0x80) as i8).collect(), i8::try_from(first - 128).ok()?))
+            }
+            _ => None,
+        }
+    }
+
     /// With the zero point taken off, as int8; `None` where that is no int8.
-    pub(super) fn symmetric(&self) -> Option<Vec<i8>> {
+    fn symmetric(&self) -> Option<Vec<i8>> {
         let inner: usize = self.dims.get(self.axis + 1..).map_or(1, |rest| rest.iter().product());
         let zero = |place: usize| match self.zero_points.as_slice() {
             [] => 0,
