@@ -7,7 +7,7 @@ use sedge_protocol::id::{ComponentName, DeviceId, Generation, Principal, Project
 use sedge_protocol::message::{DeploymentState, ErrorCode};
 use std::collections::BTreeMap;
 
-/// How often a way back is looked up again when somebody was faster.
+/// How often it is looked up again what holds when somebody was faster.
 const TRIES_MAX: usize = 4;
 
 impl Fleet {
@@ -23,23 +23,32 @@ impl Fleet {
         desire: &Desire,
         actor: &str,
     ) -> Result<Generation, FleetError> {
-        if let Some(state) = self.parts.director.state(device).await?
-            && let Some(Assigned { digest, assignment, .. }) = state.assignments.get(component)
-            && assignment.rollout == desire.rollout
-            && *digest == desire.digest
-            && assignment.settings == desire.settings
-        {
-            let latest = self.parts.records.reported(device).await?.remove(component);
-            let lapsed = latest.is_some_and(|latest| {
-                latest.generation >= state.generation.0
-                    && latest.report.state == DeploymentState::Reverted
-                    && latest.report.error.is_some_and(|error| error.code == ErrorCode::TimedOut)
-            });
-            if !lapsed {
-                return Ok(state.generation);
+        for tries in 1.. {
+            let state = self.parts.director.state(device).await?;
+            let found = state.as_ref().map_or(Generation(0), |state| state.generation);
+            if let Some(Assigned { digest, assignment, .. }) = state.as_ref().and_then(|s| s.assignments.get(component))
+                && assignment.rollout == desire.rollout
+                && *digest == desire.digest
+                && assignment.settings == desire.settings
+            {
+                let latest = self.parts.records.reported(device).await?.remove(component);
+                let lapsed = latest.is_some_and(|latest| {
+                    latest.generation >= found.0
+                        && latest.report.state == DeploymentState::Reverted
+                        && latest.report.error.is_some_and(|error| error.code == ErrorCode::TimedOut)
+                });
+                if !lapsed {
+                    return Ok(found);
+                }
+            }
+            // Whoever was faster may have said just that.
+            let desire = Desire { expected_generation: Some(found), ..desire.clone() };
+            match self.desire(device, component, &desire, actor).await {
+                Err(FleetError::Director(DirectorError::Conflict { .. })) if tries < TRIES_MAX => {}
+                done => return done,
             }
         }
-        self.desire(device, component, desire, actor).await
+        Ok(Generation(0))
     }
 
     /// Lets a component run what it was to run before a rollout, or nothing when that was nothing: the generation that
