@@ -54,7 +54,6 @@ impl Turn<'_> {
             device.doubt = false;
             device.deadline_ms = Some(at_ms);
         });
-        self.rollout.again.remove(&(number as u32));
         if on_its_way {
             self.verdict(number, Verdict::Revert);
         }

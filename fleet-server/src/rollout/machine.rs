@@ -268,6 +268,9 @@ impl Rollout {
         if *device == before {
             return;
         }
+        if device.step != Step::NotStarted {
+            self.again.remove(&(number as u32));
+        }
         let tally = &mut self.tallies[wave];
         tally.steps[before.step as usize] -= 1;
         tally.steps[device.step as usize] += 1;
