@@ -148,7 +148,7 @@ impl Program {
         kernels: &'static Kernels,
         source: &mut Source,
     ) -> Result<Self, CompileError> {
-        let graph = &simplified(graph);
+        let graph = &*simplified(graph);
         let plan = Plan::new(graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
         for node in &graph.nodes {

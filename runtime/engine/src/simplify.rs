@@ -1,15 +1,23 @@
 //! Functions of one byte, put together: whatever depends on one tensor's byte alone is one table, however many operators
 //! it was written with. `x * sigmoid(x)` is one, and costs what `sigmoid` costs. Results are the same to the byte.
 
-use crate::graph::{Graph, Op, ValueId};
+use crate::graph::{Graph, Node, Op, ValueId};
 use crate::reference;
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What a tensor is, as a function of another's bytes.
 type Function = (ValueId, [u8; 256]);
 
-/// The same graph with fewer operators.
-pub(crate) fn simplified(graph: &Graph) -> Graph {
+/// The same graph with fewer operators. One in which there is nothing to do is not copied: weights are large.
+pub(crate) fn simplified(graph: &Graph) -> Cow<'_, Graph> {
+    let same = |node: &Node| matches!(node.op, Op::Table(_)) || node.inputs.windows(2).any(|pair| pair[0] == pair[1]);
+    let outputs = graph.outputs.iter().map(|port| port.value);
+    let read: HashSet<ValueId> =
+        graph.nodes.iter().flat_map(|node| node.inputs.iter().copied()).chain(outputs).collect();
+    if !graph.nodes.iter().any(|node| same(node) || !read.contains(&node.output)) {
+        return Cow::Borrowed(graph);
+    }
     let mut graph = graph.clone();
     let mut functions: Vec<Option<Function>> = vec![None; graph.values.len()];
     let identity = std::array::from_fn(|byte| byte as u8);
@@ -41,7 +49,7 @@ pub(crate) fn simplified(graph: &Graph) -> Graph {
         }
     }
     graph.nodes.retain(|node| read.contains(&node.output));
-    graph
+    Cow::Owned(graph)
 }
 
 #[cfg(test)]
