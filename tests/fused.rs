@@ -372,7 +372,7 @@ fn what_only_moves_data() {
 }
 
 #[test]
-fn unsigned_weights_become_signed_where_they_can() {
+fn unsigned_weights_with_any_zero_point() {
     let dense = |zero_point: u8, low: u8| {
         one(&[1, 6], &[1, 4], move |b, x| {
             let data: Vec<u8> = Random(5).bytes(24).into_iter().map(|byte| byte.max(low)).collect();
@@ -383,9 +383,7 @@ fn unsigned_weights_become_signed_where_they_can() {
     };
     whole("zero point 128", &dense(128, 0), 1.0);
     whole("zero point 140 where all fit", &dense(140, 20), 1.0);
-    let (_, fusion) = compare("zero point 20", &dense(20, 0), Y.1, 1.0);
-    let reasons: Vec<String> = fusion.left().map(|(_, reason)| reason.to_string()).collect();
-    assert!(reasons.iter().any(|r| r.contains("does not let them be int8")), "{reasons:?}");
+    whole("zero point 20 where some do not fit", &dense(20, 0), 1.0);
 }
 
 #[test]
