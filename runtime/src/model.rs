@@ -17,7 +17,7 @@ use sedge_protocol::text::one_line;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude as tract;
-use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue};
+use tract_onnx::prelude::{DatumType, IntoTValue as _, TVec, TValue};
 
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};
@@ -235,7 +235,7 @@ impl Model {
     /// # Errors
     /// As for [`Model::run`].
     pub fn run_into(&mut self, inputs: &[TensorView<'_>], outputs: &mut Vec<Tensor>) -> Result<(), ModelError> {
-        let given = self.inputs.iter().map(|spec| fitting(spec, inputs)).collect::<Result<Vec<_>, _>>()?;
+        let given = self.inputs.iter().map(|spec| fitting(spec, inputs)).collect::<Result<TVec<_>, _>>()?;
         if inputs.len() != self.inputs.len() {
             return Err(self.wrong_inputs(inputs));
         }

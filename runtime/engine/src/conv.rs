@@ -25,6 +25,8 @@ pub(crate) struct Step {
     before: usize,
     runs: Vec<usize>,
     asymmetry: Option<Asymmetry>,
+    /// Whether the output is one pixel.
+    single: bool,
     strips: Vec<Strip>,
     packed: Packed,
     limits: Output,
@@ -173,6 +175,7 @@ impl Step {
             before: op.window.pads.top * input.row + op.window.pads.left * input.dims.c,
             runs,
             asymmetry,
+            single: pixels == 1,
             strips,
             packed,
             limits: Output { zero_point: to.zero_point, range: op.range },
@@ -208,13 +211,25 @@ impl Step {
             plus: None,
             output: self.limits,
         };
+        if self.single {
+            // Finding out places would take a tenth of a small dense layer's time.
+            tile.outputs[0] = arena.0.wrapping_add(self.output.offset);
+            let window = arena.0.wrapping_add(self.input.offset - self.before);
+            each_block(&self.strips, units, |strip, block| {
+                tile.groups = strip.depth_groups;
+                tile.windows[0] = window.wrapping_add(strip.into);
+                // SAFETY: windows lie in the arena.
+                tile.plus = self.asymmetry.map(|of| unsafe { of.plus(&tile.windows[..1], &self.runs) });
+                // SAFETY: as of this function; the kernels were picked for this core.
+                unsafe { strip.block(packed, block, 1, &mut tile) };
+            });
+            return;
+        }
         each_tile(&self.strips, units, |strip, pixel, windows, blocks| {
             tile.groups = strip.depth_groups;
             self.place(&mut tile, arena.0.wrapping_add(strip.into), arena.0, pixel, windows);
-            if let Some(asymmetry) = &self.asymmetry {
-                // SAFETY: windows lie in the arena.
-                tile.plus = Some(unsafe { asymmetry.plus(&tile.windows[..windows], &self.runs) });
-            }
+            // SAFETY: windows lie in the arena.
+            tile.plus = self.asymmetry.map(|of| unsafe { of.plus(&tile.windows[..windows], &self.runs) });
             for block in blocks {
                 // SAFETY: as of this function; the kernels were picked for this core.
                 unsafe { strip.block(packed, block, windows, &mut tile) };
@@ -307,6 +322,16 @@ pub(crate) fn each_tile(
                 (tile, turn) = (0, turn + 1);
             }
         }
+        before += strip.units;
+    }
+}
+
+/// As [`each_tile`] where there is one pixel: each strip and block of it.
+fn each_block(strips: &[Strip], units: Range<usize>, mut with: impl FnMut(&Strip, usize)) {
+    let mut before = 0;
+    for strip in strips {
+        let mine = units.start.max(before) - before..units.end.min(before + strip.units).saturating_sub(before);
+        (mine.start * strip.together..mine.end * strip.together).for_each(|block| with(strip, block));
         before += strip.units;
     }
 }

@@ -1,6 +1,6 @@
 //! In and out of the arena: other element types, other orders of axes.
 
-use crate::graph::{Dims, Element, Port, Quantization, Value};
+use crate::graph::{Element, Port, Quantization, Value};
 use crate::isa::Kernels;
 use crate::place::Place;
 use crate::reference::strides;
@@ -13,7 +13,14 @@ pub(crate) struct Edge {
     quantization: Quantization,
     /// Distance outside of two neighbours along n, h, w, c.
     strides: [usize; 4],
+    /// Whether memory outside has the order of memory inside.
+    in_order: bool,
+    /// Bytes outside.
+    bytes: usize,
 }
+
+/// Elements that are brought into another order at once.
+const RUN_MAX: usize = 64;
 
 /// Writes a dense tensor's bytes, as they are, to its place.
 pub(crate) fn fill(arena: &mut [u8], place: &Place, bytes: &[u8]) {
@@ -45,32 +52,35 @@ pub(crate) fn border(arena: &mut [u8], place: &Place, byte: u8) {
 
 impl Edge {
     pub(crate) fn new(port: &Port, value: &Value, place: Place) -> Self {
-        Self { port: *port, place, quantization: value.quantization, strides: strides(port.order, value.dims) }
+        let (dims, outside) = (place.dims, strides(port.order, value.dims));
+        let inside = strides(Port::CHANNELS_LAST, dims);
+        // Axes of one element lie anywhere.
+        let in_order = dims.array().iter().zip(inside.iter().zip(outside)).all(|(size, (a, b))| *size == 1 || *a == b);
+        let bytes = dims.elements().unwrap_or(0) * port.element_bytes();
+        Self { port: *port, place, quantization: value.quantization, strides: outside, in_order, bytes }
     }
 
     /// Bytes outside.
-    pub(crate) fn bytes(&self) -> usize {
-        self.place.dims.elements().unwrap_or(0) * self.port.element_bytes()
-    }
-
-    /// Whether memory outside has the order of memory inside. Axes of one element lie anywhere.
-    fn in_order(&self) -> bool {
-        let dims = self.place.dims;
-        let inside = strides(Port::CHANNELS_LAST, dims);
-        dims.array().iter().zip(inside.iter().zip(self.strides)).all(|(size, (a, b))| *size == 1 || *a == b)
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn enter(&self, arena: &mut [u8], outside: &[u8], kernels: &Kernels) {
         let element = self.port.element_bytes();
         border(arena, &self.place, self.quantization.zero_point ^ kernels.flip);
-        if self.in_order() {
+        if self.in_order {
             let (count, length) = self.place.stretches();
             for index in 0..count {
                 let inside = &mut arena[self.place.stretch(index)..][..length];
                 self.bytes_in(&outside[index * length * element..][..length * element], inside, kernels);
             }
         } else {
-            self.each(|from, to| self.bytes_in(&outside[from * element..][..element], &mut arena[to..=to], kernels));
+            let mut bytes = [0; RUN_MAX];
+            self.each_run(|from, to, count, step| {
+                let bytes = &mut bytes[..count];
+                self.bytes_in(&outside[from * element..][..count * element], bytes, kernels);
+                arena[to..].iter_mut().step_by(step).zip(bytes).for_each(|(inside, byte)| *inside = *byte);
+            });
         }
     }
 
@@ -104,14 +114,19 @@ impl Edge {
 
     pub(crate) fn leave(&self, arena: &[u8], outside: &mut [u8], kernels: &Kernels) {
         let element = self.port.element_bytes();
-        if self.in_order() {
+        if self.in_order {
             let (count, length) = self.place.stretches();
             for index in 0..count {
                 let inside = &arena[self.place.stretch(index)..][..length];
                 self.bytes_out(inside, &mut outside[index * length * element..][..length * element], kernels);
             }
         } else {
-            self.each(|to, from| self.bytes_out(&arena[from..=from], &mut outside[to * element..][..element], kernels));
+            let mut bytes = [0; RUN_MAX];
+            self.each_run(|to, from, count, step| {
+                let bytes = &mut bytes[..count];
+                bytes.iter_mut().zip(arena[from..].iter().step_by(step)).for_each(|(byte, inside)| *byte = *inside);
+                self.bytes_out(bytes, &mut outside[to * element..][..count * element], kernels);
+            });
         }
     }
 
@@ -134,16 +149,22 @@ impl Edge {
         }
     }
 
-    /// Each element's place outside and inside.
-    fn each(&self, mut with: impl FnMut(usize, usize)) {
-        let Dims { n, h, w, c } = self.place.dims;
-        let [sn, sh, sw, sc] = self.strides;
-        for n in 0..n {
-            for y in 0..h {
-                for x in 0..w {
-                    let (outside, inside) = (n * sn + y * sh + x * sw, self.place.pixel(n, y, x));
-                    (0..c).for_each(|c| with(outside + c * sc, inside + c));
-                }
+    /// Elements that lie side by side outside, a few at a time: where they begin outside and inside, how many there are,
+    /// and how far apart they lie inside.
+    fn each_run(&self, mut with: impl FnMut(usize, usize, usize, usize)) {
+        let sizes = self.place.dims.array();
+        let inside = [self.place.picture, self.place.row, self.place.dims.c, 1];
+        let along = (0..4).find(|axis| self.strides[*axis] == 1 && sizes[*axis] > 1).unwrap_or(3);
+        let mut counts = sizes;
+        counts[along] = sizes[along].div_ceil(RUN_MAX);
+        let [ns, hs, ws, cs] = counts;
+        for (n, y, x) in (0..ns).flat_map(|n| (0..hs).flat_map(move |y| (0..ws).map(move |x| (n, y, x)))) {
+            for c in 0..cs {
+                let mut at = [n, y, x, c];
+                at[along] *= RUN_MAX;
+                let count = RUN_MAX.min(sizes[along] - at[along]);
+                let place = |strides: &[usize; 4]| at.iter().zip(strides).map(|(at, stride)| at * stride).sum::<usize>();
+                with(place(&self.strides), self.place.offset + place(&inside), count, inside[along]);
             }
         }
     }

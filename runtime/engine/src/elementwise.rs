@@ -3,7 +3,7 @@
 //! Bytes are as they lie in memory: exclusive-ored with `flip` they are in the unsigned domain.
 
 use crate::graph::{Quantization, Range};
-use crate::requantize::AddScales;
+use crate::requantize::{AddScales, Exponentials};
 
 /// Constants of a sum, a product or a squared difference of two tensors, in the unsigned domain.
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +40,10 @@ pub(crate) struct Elementwise {
     pub(crate) max: fn(&[u8], &mut [u8], u8),
     /// Adds bytes (unsigned domain) to sums.
     pub(crate) accumulate: fn(&[u8], &mut [i32], u8),
+    /// Adds all bytes (unsigned domain) to one sum.
+    pub(crate) total: fn(&[u8], &mut i32, u8),
+    /// Over one pixel's channels.
+    pub(crate) softmax: fn(&[u8], &mut [u8], &Exponentials, Quantization, u8),
     /// Sums with something added, times a multiplier, as bytes.
     pub(crate) requantize: fn(&[i32], &mut [u8], i32, f32, Shift),
     pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
@@ -149,6 +153,23 @@ fn accumulate_loop(x: &[u8], sums: &mut [i32], flip: u8) {
 }
 
 #[inline(always)]
+fn total_loop(x: &[u8], sum: &mut i32, flip: u8) {
+    *sum += x.iter().map(|byte| i32::from(byte ^ flip)).sum::<i32>();
+}
+
+#[inline(always)]
+fn softmax_loop(x: &[u8], out: &mut [u8], exponentials: &Exponentials, to: Quantization, flip: u8) {
+    let steps = &*exponentials.0;
+    let largest = x.iter().fold(0, |largest: u8, byte| largest.max(byte ^ flip));
+    let of = |byte: u8| steps[usize::from(largest - (byte ^ flip))];
+    let total = |x: &[u8]| u64::from(x.iter().map(|byte| of(*byte)).sum::<u32>());
+    let multiplier = Exponentials::multiplier(x.chunks(Exponentials::SUMMED).map(total).sum(), to.scale);
+    for (x, out) in x.iter().zip(out) {
+        *out = byte(of(*x) as i32 as f32 * multiplier, to.zero_point.into(), 0, 255) ^ flip;
+    }
+}
+
+#[inline(always)]
 fn requantize_loop(sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, ((zero_point, flip), range): Shift) {
     for (sum, out) in sums.iter().zip(out) {
         *out = byte((sum + plus) as f32 * multiplier, zero_point.into(), range.low.into(), range.high.into()) ^ flip;
@@ -179,6 +200,8 @@ macro_rules! compiled_for {
             table: $module::table,
             max: $module::max,
             accumulate: $module::accumulate,
+            total: $module::total,
+            softmax: $module::softmax,
             requantize: $module::requantize,
             quantize: $module::quantize,
             dequantize: $module::dequantize,
@@ -196,6 +219,13 @@ macro_rules! compiled_for {
             compiled_for!(@ $($feature)?, table, table_loop, (x: &[u8], out: &mut [u8], table: &[u8; 256]));
             compiled_for!(@ $($feature)?, max, max_loop, (x: &[u8], out: &mut [u8], flip: u8));
             compiled_for!(@ $($feature)?, accumulate, accumulate_loop, (x: &[u8], sums: &mut [i32], flip: u8));
+            compiled_for!(@ $($feature)?, total, total_loop, (x: &[u8], sum: &mut i32, flip: u8));
+            compiled_for!(
+                @ $($feature)?,
+                softmax,
+                softmax_loop,
+                (x: &[u8], out: &mut [u8], exponentials: &Exponentials, to: Quantization, flip: u8)
+            );
             compiled_for!(
                 @ $($feature)?,
                 requantize,

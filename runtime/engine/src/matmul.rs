@@ -6,7 +6,7 @@
 
 use crate::conv::{self, Strip};
 use crate::elementwise::Binary;
-use crate::isa::{Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
+use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::place::Place;
 use crate::threads::{Arena, Split};
 use std::ops::Range;
@@ -66,10 +66,8 @@ impl Step {
     /// # Safety
     /// As of [`Step::run`].
     unsafe fn pack(&self, arena: Arena, second: usize, scratch: &mut [u8], flip: u8) {
-        let (depth_all, columns) = (self.one.dims.c, self.output.dims.c);
+        let columns = self.output.dims.c;
         let zero = i32::from(self.of.zero_one) - i32::from(flip);
-        // Distances of two neighbours of a column, and of two columns.
-        let (down, right) = if self.transposed { (1, self.two.dims.c) } else { (self.two.dims.c, 1) };
         for strip in &self.strips {
             let gemm = strip.gemm;
             let blocks = scratch[strip.offset..].chunks_exact_mut(strip.block_bytes);
@@ -81,24 +79,52 @@ impl Step {
                     if column >= columns {
                         continue;
                     }
-                    let mut sum = 0;
-                    for k in 0..depth_all {
-                        // SAFETY: as of this function.
-                        let byte = unsafe { arena.0.add(second + k * down + column * right).read() };
-                        let signed = (byte ^ flip ^ 0x80) as i8;
-                        sum += i32::from(signed);
-                        let index = (k / gemm.depth * gemm.channels + place) * gemm.depth + k % gemm.depth;
-                        match gemm.weights {
-                            WeightForm::I8 => body[index] = signed as u8,
-                            form => conv::put(body, index, signed, form),
-                        }
-                    }
+                    // SAFETY: as of this function.
+                    let sum = unsafe { self.pack_column(arena, (second, column), (body, place), gemm, flip ^ 0x80) };
                     head[place * 4..][..4].copy_from_slice(&(-zero * sum).to_ne_bytes());
                     let multiplier = gemm.channels * 4 + place * 4;
                     head[multiplier..][..4].copy_from_slice(&self.of.scales.one.to_ne_bytes());
                 }
             }
         }
+    }
+
+    /// Puts a column to its place in a block, made signed by `flip`, and yields its sum.
+    ///
+    /// # Safety
+    /// As of [`Step::run`].
+    unsafe fn pack_column(
+        &self,
+        arena: Arena,
+        (second, column): (usize, usize),
+        (body, place): (&mut [u8], usize),
+        gemm: &Gemm,
+        flip: u8,
+    ) -> i32 {
+        let depth_all = self.one.dims.c;
+        // Distances of two neighbours of a column, and of two columns.
+        let (down, right) = if self.transposed { (1, self.two.dims.c) } else { (self.two.dims.c, 1) };
+        let start = arena.0.wrapping_add(second + column * right);
+        // SAFETY: as of this function.
+        let signed = |k: usize| unsafe { start.add(k * down).read() } ^ flip;
+        let (mut sum, mut done) = (0, 0);
+        if gemm.weights == WeightForm::I8 && gemm.depth == 4 {
+            // The usual case, in words.
+            let groups = body.chunks_exact_mut(gemm.channels * 4);
+            for (group, of_group) in groups.enumerate().take(depth_all / 4) {
+                let word: [u8; 4] = std::array::from_fn(|element| signed(group * 4 + element));
+                sum += word.iter().map(|byte| i32::from(*byte as i8)).sum::<i32>();
+                of_group[place * 4..][..4].copy_from_slice(&word);
+            }
+            done = depth_all / 4 * 4;
+        }
+        for k in done..depth_all {
+            let weight = signed(k) as i8;
+            sum += i32::from(weight);
+            let index = (k / gemm.depth * gemm.channels + place) * gemm.depth + k % gemm.depth;
+            conv::put(body, index, weight, gemm.weights);
+        }
+        sum
     }
 
     /// # Safety

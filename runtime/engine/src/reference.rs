@@ -1,7 +1,7 @@
 //! What a graph means, computed as plainly as it can be said. Slow; every kernel is held against it.
 
 use crate::graph::{Conv, Dims, Element, Graph, Node, Op, Port, Quantization, Range, Value, ValueId, Window};
-use crate::requantize::{AddScales, average_multiplier, conv_multipliers, mul_multiplier, requantize, softmax};
+use crate::requantize::{AddScales, Exponentials, average_multiplier, conv_multipliers, mul_multiplier, requantize};
 
 /// A tensor at the edge of a graph, with its elements in the order of the port.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,9 +77,15 @@ fn evaluate(graph: &Graph, node: &Node, values: &[Vec<u8>]) -> Vec<u8> {
         Op::Table(table) => x.iter().map(|byte| table[usize::from(*byte)]).collect(),
         Op::Softmax => {
             let mut y = vec![0; x.len()];
-            let (from, to) = (first.quantization, out.quantization);
+            let (Exponentials(steps), to) = (Exponentials::new(first.quantization.scale), out.quantization);
             for (x, y) in x.chunks(out.dims.c).zip(y.chunks_mut(out.dims.c)) {
-                softmax(x, y, from.scale, to, 0);
+                let largest = x.iter().copied().max().unwrap_or(0);
+                let of = |byte: u8| steps[usize::from(largest - byte)];
+                let total = x.iter().map(|byte| u64::from(of(*byte))).sum();
+                let multiplier = Exponentials::multiplier(total, to.scale);
+                y.iter_mut().zip(x).for_each(|(y, x)| {
+                    *y = requantize(of(*x) as i32, multiplier, to.zero_point, Range::FULL);
+                });
             }
             y
         }

@@ -73,13 +73,27 @@ pub fn table(from: Quantization, to: Quantization) -> [u8; 256] {
     std::array::from_fn(|byte| if from == to { byte as u8 } else { quantize(dequantize(byte as u8, from), to) })
 }
 
-/// Softmax over one pixel's channels, between bytes that are exclusive-ored with `flip`. Exponentials come from the
-/// distance to the largest byte; they are summed from the first channel to the last.
-pub(crate) fn softmax(x: &[u8], y: &mut [u8], scale: f32, to: Quantization, flip: u8) {
-    let largest = x.iter().map(|byte| byte ^ flip).max().unwrap_or(0);
-    let exponential = |byte: u8| (-scale * f32::from(largest - (byte ^ flip))).exp();
-    let sum: f32 = x.iter().map(|byte| exponential(*byte)).sum();
-    for (byte, y) in x.iter().zip(y) {
-        *y = quantize(exponential(*byte) / sum, to) ^ flip;
+/// The exponential of each distance from the largest byte, as a whole number of `2^-EXPONENT` steps: sums of them are exact,
+/// so their order does not matter.
+#[derive(Debug, Clone)]
+pub(crate) struct Exponentials(pub(crate) Box<[u32; 256]>);
+
+impl Exponentials {
+    /// So many pixels' channels have sums that fit 32 bits.
+    pub(crate) const SUMMED: usize = 256;
+    /// Each step then counts less than a ten-thousandth of an output's, and each number is exact in f32.
+    const EXPONENT: i32 = 23;
+
+    pub(crate) fn new(scale: f32) -> Self {
+        let steps = |distance: usize| {
+            let exponential = (-f64::from(scale) * distance as f64).exp();
+            (exponential * 2_f64.powi(Self::EXPONENT)).round() as u32
+        };
+        Self(Box::new(std::array::from_fn(steps)))
+    }
+
+    /// What turns steps into those of the output, where the exponentials add up to `total`.
+    pub(crate) fn multiplier(total: u64, scale: f32) -> f32 {
+        (1.0 / (total as f64 * f64::from(scale))) as f32
     }
 }

@@ -9,7 +9,7 @@ use crate::isa::Kernels;
 use crate::matmul;
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
-use crate::requantize::{AddScales, average_multiplier, mul_multiplier, softmax, table};
+use crate::requantize::{AddScales, Exponentials, average_multiplier, mul_multiplier, table};
 use crate::threads::{Arena, Split};
 
 /// What is done, with all that is known beforehand.
@@ -58,7 +58,8 @@ enum Work {
     },
     Softmax {
         input: Place,
-        scales: (Quantization, Quantization),
+        exponentials: Exponentials,
+        to: Quantization,
     },
     /// Tensors that are put together.
     Gather(Vec<Gather>),
@@ -160,7 +161,7 @@ impl Step {
                 Work::Gather(vec![Gather::new(&input, sizes, [0; 4], |axis, i| (axis, i / factors[axis]))])
             }
             Op::Table(table) => Work::Table { input, table: flipped(table, flip) },
-            Op::Softmax => Work::Softmax { input, scales: (from, to) },
+            Op::Softmax => Work::Softmax { input, exponentials: Exponentials::new(from.scale), to },
             Op::Reshape if output.is_dense() && input.is_dense() && output.offset == input.offset => Work::Nothing,
             Op::Reshape => Work::Copy { input },
             Op::Transpose { axes } => Work::Gather(vec![Gather::new(&input, sizes, [0; 4], |axis, i| (axes[axis], i))]),
@@ -248,8 +249,8 @@ impl Step {
                 Work::Table { input, table } => self.stretches(arena, input, |x, y| {
                     (kernels.elementwise.table)(x, y, table);
                 }),
-                Work::Softmax { input, scales: (from, to) } => self.pixels(arena, input, |x, y| {
-                    softmax(x, y, from.scale, *to, kernels.flip);
+                Work::Softmax { input, exponentials, to } => self.pixels(arena, input, |x, y| {
+                    (kernels.elementwise.softmax)(x, y, exponentials, *to, kernels.flip);
                 }),
                 Work::Gather(parts) => parts.iter().for_each(|part| self.gather(arena, part, kernels)),
                 Work::Pad(part) => {
@@ -370,11 +371,20 @@ impl Step {
     ) {
         let Dims { n, h, w, c } = self.output.dims;
         let (sums, area) = (&mut scratch.as_sums()[..c], window.kernel[0] * window.kernel[1]);
+        // Columns of one channel lie side by side.
+        let flat = c == 1 && window.dilation[1] == 1;
         for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
             let (rows, columns) = Self::inside(window, input, [y, x]);
             sums.fill(0);
             let mut pixels = 0;
             for row in rows {
+                if flat && columns.count > 0 {
+                    // SAFETY: as of this function.
+                    let columns = unsafe { arena.bytes(input.pixel(n, row, columns.first), columns.count) };
+                    (kernels.elementwise.total)(columns, &mut sums[0], kernels.flip);
+                    pixels += columns.len();
+                    continue;
+                }
                 for column in columns.each(window.dilation[1]) {
                     // SAFETY: as of this function.
                     let pixel = unsafe { arena.bytes(input.pixel(n, row, column), c) };
