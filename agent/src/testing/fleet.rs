@@ -264,12 +264,22 @@ impl Server {
         let request = request_id();
         let action = Action::Unknown;
         let command = message::Command { v: V1, request: request.clone(), not_after_ts_ms: u64::MAX, action };
-        self.send("in/c", command.to_cbor().expect("CBOR"));
-        self.until("it answers a command", |seen| {
-            let answers = |e: &Event| matches!(&e.body, EventBody::CommandResult { request: of, .. } if *of == request);
-            seen.events.iter().any(answers)
-        })
-        .await;
+        let command = command.to_cbor().expect("CBOR");
+        let mut sent_to = None;
+        let mut answered = false;
+        while !answered {
+            // A broker would send it again to a device that has connected anew.
+            self.until("it answers a command", |seen| {
+                let answers =
+                    |e: &Event| matches!(&e.body, EventBody::CommandResult { request: of, .. } if *of == request);
+                answered = seen.events.iter().any(answers);
+                answered || sent_to.replace(seen.births.len()) != Some(seen.births.len())
+            })
+            .await;
+            if !answered {
+                self.send("in/c", command.clone());
+            }
+        }
     }
 
     /// Waits for a report of this generation in this state; gives its failure.

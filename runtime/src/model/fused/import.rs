@@ -16,7 +16,7 @@ use super::report::Reason;
 use super::source::{INT8, Parameters, Source, UINT8, label};
 use crate::model::ModelError;
 use pending::{Core, Pending, Real};
-use pointwise::Limits;
+use pointwise::{Limits, SQUARED_DIFFERENCE};
 use sedge_engine::{CompileError, Element, Graph, Options, Port, Problem, Program, Quantization, ValueId};
 use std::collections::HashMap;
 pub(super) use weights::Weights;
@@ -289,6 +289,12 @@ impl<'a> Builder<'a> {
         target: Target,
     ) -> Building<Operand> {
         let node = self.source.node(at);
+        if let Some(difference) = self.squared(at)? {
+            let (a, b) = (self.argument(difference, 0)?, self.argument(difference, 1)?);
+            let (a, b) = (self.operand(at, a)?, self.operand(at, b)?);
+            let out = self.binary(at, SQUARED_DIFFERENCE, a, b, Limits::NONE, target)?;
+            return Ok(self.limited(at, &out, limits));
+        }
         match node.op_type.as_str() {
             "Conv" => {
                 let (x, weights) = (self.argument(at, 0)?, self.argument(at, 1)?);

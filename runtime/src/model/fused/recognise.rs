@@ -49,6 +49,8 @@ enum Form {
     Curve { root: String },
     /// A convolution or dense layer, which may still get a bias.
     Sums,
+    /// Of two tensors, which may still be squared.
+    Difference,
     /// Anything else: it may be limited and moved.
     Other,
 }
@@ -104,6 +106,17 @@ pub(super) fn curves(node: &NodeProto) -> bool {
 /// Functions of two elements.
 pub(super) fn pairs(node: &NodeProto) -> bool {
     matches!(node.op_type.as_str(), "Add" | "Sub" | "Mul" | "Div" | "Min" | "Max" | "Pow")
+}
+
+/// Whether a function of two elements is the square of its first.
+pub(super) fn squares(source: &Source, node: &NodeProto) -> bool {
+    match (node.op_type.as_str(), node.input.as_slice()) {
+        ("Mul", [one, two]) => one == two,
+        ("Pow", [_, two]) => {
+            source.is_single(two) && matches!(source.floats(node, 1).ok().flatten().as_deref(), Some([2.0]))
+        }
+        _ => false,
+    }
 }
 
 /// Quantized operators: bytes in, bytes out.
@@ -213,7 +226,9 @@ impl<'a> Recognition<'a> {
             .output
             .iter()
             .filter(|name| !name.is_empty() && (self.source.is_output(name) || !self.source.readers(name).is_empty()));
-        let once = |name: &String| self.source.readers(name).len() == 1 && !self.source.is_output(name);
+        // A node may read it at both its inputs.
+        let one = |readers: &[usize]| readers.first().is_some_and(|first| readers.iter().all(|at| at == first));
+        let once = |name: &String| one(self.source.readers(name)) && !self.source.is_output(name);
         used.next().is_some_and(once) && used.next().is_none()
     }
 
@@ -341,7 +356,7 @@ impl<'a> Recognition<'a> {
             Kind::Pending(_) if several => Err(Reason::UsedTwice),
             Kind::Pending(mut chain) => {
                 chain.nodes.push(at);
-                if let Form::Curve { .. } | Form::Sums = chain.form {
+                if let Form::Curve { .. } | Form::Sums | Form::Difference = chain.form {
                     chain.form = Form::Other;
                 }
                 Ok(Kind::Pending(chain))
@@ -360,7 +375,7 @@ impl<'a> Recognition<'a> {
             Kind::Real { root } => Ok(Kind::Pending(Chain { nodes: vec![at], form: Form::Curve { root } })),
             Kind::Pending(mut chain) if limits || matches!(chain.form, Form::Curve { .. }) => {
                 chain.nodes.push(at);
-                if chain.form == Form::Sums {
+                if let Form::Sums | Form::Difference = chain.form {
                     chain.form = Form::Other;
                 }
                 Ok(Kind::Pending(chain))
@@ -385,6 +400,9 @@ impl<'a> Recognition<'a> {
             nodes.push(at);
             Ok(Kind::Pending(Chain { nodes, form }))
         };
+        if let (Kind::Pending(Chain { nodes, form: Form::Difference }), true) = (&kinds[0], squares(self.source, node)) {
+            return pending(nodes.clone(), Form::Other);
+        }
         for (this, other) in [(0, 1), (1, 0)] {
             if !matches!(kinds[other], Kind::Constant) {
                 continue;
@@ -405,7 +423,7 @@ impl<'a> Recognition<'a> {
                 pending(nodes, Form::Curve { root })
             }
             (Some((one, _)), Some((two, _))) if one.is_empty() && two.is_empty() && linear => {
-                pending(vec![], Form::Other)
+                pending(vec![], if node.op_type == "Sub" { Form::Difference } else { Form::Other })
             }
             (Some(_), Some(_)) => Err(Reason::NoIntegerForm),
             (None, _) => Err(Reason::FloatInput(node.input[0].clone())),

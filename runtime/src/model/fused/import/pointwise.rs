@@ -1,6 +1,7 @@
 //! Functions of single elements: tables, sums and products of two tensors, limits.
 
 use super::super::operand::{Operand, grouped, natural, padded};
+use super::super::recognise::{Verdict, squares};
 use super::super::report::Reason;
 use super::super::source::{attribute, integer, label, real, text};
 use super::{Building, Core, Pending, Real, Target, Weights};
@@ -8,6 +9,9 @@ use sedge_engine::{Dims, Op, Quantization, Range, dequantize, quantize};
 
 /// Constants are not repeated beyond this size.
 const SPREAD_BYTES_MAX: usize = 1 << 22;
+
+/// No operator of a file, but two: a difference that is multiplied by itself.
+pub(super) const SQUARED_DIFFERENCE: &str = "SquaredDifference";
 
 /// What each byte of a tensor stands for after a function of it.
 #[derive(Debug, Clone)]
@@ -173,6 +177,9 @@ impl super::Builder<'_> {
     pub(super) fn pair(&mut self, at: usize) -> Building<Option<Pending>> {
         let node = self.source.node(at);
         let [one, two] = node.input.as_slice() else { return self.refuse(at, Reason::NoIntegerForm) };
+        if self.squared(at)?.is_some() {
+            return Ok(None);
+        }
         let operator = node.op_type.as_str();
         let fresh = |curve| Pending { core: Core::Curve(curve), limits: Limits::NONE, moves: vec![] };
         for (this, other, turned) in [(one, two, false), (two, one, true)] {
@@ -220,7 +227,25 @@ impl super::Builder<'_> {
         self.sound(at, curve).map(|curve| Some(fresh(curve)))
     }
 
-    /// Sum, difference or product of two tensors.
+    /// The difference of two tensors that a node squares.
+    pub(super) fn squared(&mut self, at: usize) -> Building<Option<usize>> {
+        let node = self.source.node(at);
+        if !squares(self.source, node) {
+            return Ok(None);
+        }
+        let Some((difference, _)) = self.source.producer(&node.input[0]) else { return Ok(None) };
+        let (before, verdict) = (self.source.node(difference), &self.verdicts[difference]);
+        let ([one, two], "Sub", Verdict::Step(_)) = (before.input.as_slice(), before.op_type.as_str(), verdict) else {
+            return Ok(None);
+        };
+        // Otherwise it is a function of one.
+        Ok(match (self.real(one)?, self.real(two)?) {
+            (Real::Tensor(a), Real::Tensor(b)) if a != b => Some(difference),
+            _ => None,
+        })
+    }
+
+    /// Sum, difference, product or squared difference of two tensors.
     pub(super) fn binary(
         &mut self,
         at: usize,
@@ -261,7 +286,11 @@ impl super::Builder<'_> {
         let name = label(self.source.node(at));
         let value = self.graph.value(name, one, target.quantization);
         let range = limits.range(target.quantization);
-        let op = if operator == "Mul" { Op::Mul(range) } else { Op::Add(range) };
+        let op = match operator {
+            "Mul" => Op::Mul(range),
+            SQUARED_DIFFERENCE => Op::SquaredDifference,
+            _ => Op::Add(range),
+        };
         self.graph.node(name, op, &inputs, value);
         Ok(Operand { value, ..big })
     }
