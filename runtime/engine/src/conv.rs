@@ -4,6 +4,7 @@
 //! side; one for each tap where taps are dilated or channels are grouped. Blocks of output channels are packed once, in
 //! the order in which the kernel reads them.
 
+use crate::elementwise::Total;
 use crate::graph::{Conv, Quantization};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::packed::{Packed, Source};
@@ -40,6 +41,7 @@ struct Asymmetry {
     run: usize,
     zero_sum: i32,
     flip: u8,
+    total: Total,
 }
 
 /// Blocks of one kernel that lie side by side.
@@ -77,7 +79,9 @@ impl Asymmetry {
             let of_run = |run: &usize| {
                 // SAFETY: as of this function.
                 let bytes = unsafe { std::slice::from_raw_parts(window.wrapping_add(*run), self.run) };
-                bytes.iter().map(|byte| i32::from(byte ^ self.flip)).sum::<i32>()
+                let mut sum = 0;
+                (self.total)(bytes, &mut sum, self.flip);
+                sum
             };
             *plus = -self.weight_zero * (runs.iter().map(of_run).sum::<i32>() - self.zero_sum);
         }
@@ -136,6 +140,7 @@ impl Step {
             run,
             zero_sum: (run * runs.len()) as i32 * i32::from(from.zero_point),
             flip: kernels.flip,
+            total: kernels.elementwise.total,
         });
         let pixels = output.dims.n * output.dims.h * output.dims.w;
         let group = |group: usize| [group * channels_in, group * channels_out, (group + 1) * channels_out];

@@ -29,6 +29,9 @@ pub(crate) enum Second<'a> {
 /// Zero point, what bytes are exclusive-ored with, and limits.
 pub(crate) type Shift = ((u8, u8), Range);
 
+/// Adds bytes, once they are exclusive-ored, to a sum.
+pub(crate) type Total = fn(&[u8], &mut i32, u8);
+
 /// The loops.
 #[derive(Debug)]
 pub(crate) struct Elementwise {
@@ -41,7 +44,7 @@ pub(crate) struct Elementwise {
     /// Adds bytes (unsigned domain) to sums.
     pub(crate) accumulate: fn(&[u8], &mut [i32], u8),
     /// Adds all bytes (unsigned domain) to one sum.
-    pub(crate) total: fn(&[u8], &mut i32, u8),
+    pub(crate) total: Total,
     /// Over one pixel's channels.
     pub(crate) softmax: fn(&[u8], &mut [u8], &Exponentials, Quantization, u8),
     /// Sums with something added, times a multiplier, as bytes.

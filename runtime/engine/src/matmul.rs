@@ -5,7 +5,7 @@
 //! before it begins.
 
 use crate::conv::{self, Strip};
-use crate::elementwise::Binary;
+use crate::elementwise::{Binary, Total};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::place::Place;
 use crate::threads::{Arena, Split};
@@ -24,6 +24,7 @@ pub(crate) struct Step {
     packed_bytes: usize,
     /// Rows of the first matrix that meet one second matrix.
     rows: usize,
+    total: Total,
 }
 
 impl Step {
@@ -37,7 +38,7 @@ impl Step {
         let dims = output.dims;
         let rows = if alone { dims.n * dims.h * dims.w } else { dims.w };
         let (strips, packed_bytes) = conv::cover(kernels.gemms, rows, (one.dims.c, 1), &[[0, 0, dims.c]], false);
-        Self { one, two, output, transposed, of, strips, packed_bytes, rows }
+        Self { one, two, output, transposed, of, strips, packed_bytes, rows, total: kernels.elementwise.total }
     }
 
     /// Bytes of scratch that a run wants.
@@ -152,9 +153,9 @@ impl Step {
                 tile.windows[i] = arena.0.wrapping_add(self.one.pixel(n, h, w));
                 tile.outputs[i] = arena.0.wrapping_add(self.output.pixel(n, h, w));
                 if zero_two != 0 {
+                    let mut sum = 0;
                     // SAFETY: as of this function.
-                    let bytes = unsafe { std::slice::from_raw_parts(tile.windows[i], depth) };
-                    let sum: i32 = bytes.iter().map(|byte| i32::from(byte ^ flip)).sum();
+                    (self.total)(unsafe { std::slice::from_raw_parts(tile.windows[i], depth) }, &mut sum, flip);
                     *plus = -zero_two * (sum - depth as i32 * i32::from(self.of.zero_one));
                 }
             }
