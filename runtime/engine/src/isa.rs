@@ -6,6 +6,8 @@
 //! Kernels trust their caller: pointers hold for the sizes that the call names, plus [`SLACK_BYTES`] that may be read and
 //! mean nothing.
 
+#[cfg(target_arch = "arm")]
+mod armv7;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -176,6 +178,8 @@ pub(crate) static ALL: &[&Kernels] = &[
     &neon::DOTPROD,
     #[cfg(target_arch = "aarch64")]
     &neon::NEON,
+    #[cfg(target_arch = "arm")]
+    &armv7::NEON,
     &portable::KERNELS,
 ];
 
