@@ -17,7 +17,7 @@ use sedge_protocol::text::one_line;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude as tract;
-use tract_onnx::prelude::{DatumType, IntoTValue as _, TVec, TValue};
+use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue, TVec};
 
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};

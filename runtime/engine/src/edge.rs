@@ -163,7 +163,8 @@ impl Edge {
                 let mut at = [n, y, x, c];
                 at[along] *= RUN_MAX;
                 let count = RUN_MAX.min(sizes[along] - at[along]);
-                let place = |strides: &[usize; 4]| at.iter().zip(strides).map(|(at, stride)| at * stride).sum::<usize>();
+                let place =
+                    |strides: &[usize; 4]| at.iter().zip(strides).map(|(at, stride)| at * stride).sum::<usize>();
                 with(place(&self.strides), self.place.offset + place(&inside), count, inside[along]);
             }
         }

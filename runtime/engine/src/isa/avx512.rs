@@ -6,9 +6,6 @@
 //! times over. Wide blocks (6 x 64; a seventh window would not fit beside four vectors of weights) load least per product; narrow ones (14 x 32, 24 x 16, and 24 x 8 in half vectors) waste
 //! less where a layer has few channels, and fill what wide ones leave over.
 //!
-//! **Depthwise sums.** Sixty-four neighbouring bytes at once. Four taps are interleaved with eight unpack instructions, so
-//! that the bytes of one lane lie side by side, and `vpdpbusd` sums them: 12 instructions for 256 products.
-//!
 //! Unpacking and packing work within 128-bit lanes. Lanes of a block are kept in the order in which they come out of it,
 //! so that nothing has to be put in order afterwards.
 
@@ -17,10 +14,11 @@
     reason = "loops over indices are unrolled, so that sums stay in registers; loops over iterators are not always"
 )]
 
+mod depthwise;
 mod sum;
 mod table;
 
-use super::{Depthwise, Gemm, Kernels, Lanes, Output, Tile, WeightForm};
+use super::{Depthwise, Gemm, Kernels, Output, Tile, WeightForm};
 use crate::elementwise::{self, Elementwise};
 use crate::graph::Range;
 use std::arch::x86_64::*;
@@ -85,8 +83,8 @@ pub(super) static VNNI: Kernels = Kernels {
         depth: 4,
         weights: WeightForm::I8,
         lane: lane::<4>,
-        run: depthwise,
-        pairs: None,
+        run: depthwise::run,
+        pairs: Some((3, depthwise::pairs)),
     },
     elementwise: &Elementwise { add: sum::add, table: table::table, ..elementwise::AVX512 },
     available: || {
@@ -329,56 +327,5 @@ unsafe fn store<const NV: usize>(
             // SAFETY: the mask ends with the last that exists.
             unsafe { _mm_mask_storeu_epi8(out.cast(), mask, bytes) };
         }
-    }
-}
-
-unsafe fn depthwise(lanes: &Lanes<'_>) {
-    // SAFETY: the caller vouches for the lanes, and has asked whether the core has these instructions.
-    unsafe {
-        match lanes.taps.len() {
-            4 => depthwise_of::<1>(lanes),
-            8 => depthwise_of::<2>(lanes),
-            12 => depthwise_of::<3>(lanes),
-            _ => depthwise_of::<0>(lanes),
-        }
-    }
-}
-
-/// `G` groups of four taps; 0 for any number.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-#[inline]
-unsafe fn depthwise_of<const G: usize>(lanes: &Lanes<'_>) {
-    let block = lanes.block;
-    let groups = if G == 0 { lanes.taps.len() / 4 } else { G };
-    // SAFETY: a block has bias, multipliers, and the weights of each group.
-    let bias: [__m512i; 4] = std::array::from_fn(|v| unsafe { _mm512_loadu_si512(block.add(v * 64).cast()) });
-    // SAFETY: as above.
-    let multipliers: [__m512; 4] = std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(256 + v * 64).cast()) });
-    let taps = lanes.taps;
-    for item in 0..lanes.items {
-        let window = lanes.window.wrapping_add(item * lanes.step);
-        let mut sums = bias;
-        for group in 0..groups {
-            // SAFETY: bytes beyond the last lane may be read.
-            let x: [__m512i; 4] = std::array::from_fn(|tap| unsafe {
-                _mm512_loadu_si512(window.wrapping_add(*taps.get_unchecked(group * 4 + tap)).cast())
-            });
-            let (ab_low, ab_high) = (_mm512_unpacklo_epi8(x[0], x[1]), _mm512_unpackhi_epi8(x[0], x[1]));
-            let (cd_low, cd_high) = (_mm512_unpacklo_epi8(x[2], x[3]), _mm512_unpackhi_epi8(x[2], x[3]));
-            let x = [
-                _mm512_unpacklo_epi16(ab_low, cd_low),
-                _mm512_unpackhi_epi16(ab_low, cd_low),
-                _mm512_unpacklo_epi16(ab_high, cd_high),
-                _mm512_unpackhi_epi16(ab_high, cd_high),
-            ];
-            for v in 0..4 {
-                // SAFETY: as above.
-                let w = unsafe { _mm512_loadu_si512(block.add(512 + group * 256 + v * 64).cast()) };
-                sums[v] = _mm512_dpbusd_epi32(sums[v], x[v], w);
-            }
-        }
-        let count = if item + 1 == lanes.items { lanes.lanes_last } else { lanes.lanes };
-        // SAFETY: the output has all lanes that exist.
-        unsafe { store::<4>(sums, multipliers, lanes.output, lanes.out.wrapping_add(item * lanes.out_step), count) };
     }
 }

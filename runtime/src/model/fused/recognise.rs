@@ -400,7 +400,8 @@ impl<'a> Recognition<'a> {
             nodes.push(at);
             Ok(Kind::Pending(Chain { nodes, form }))
         };
-        if let (Kind::Pending(Chain { nodes, form: Form::Difference }), true) = (&kinds[0], squares(self.source, node)) {
+        if let (Kind::Pending(Chain { nodes, form: Form::Difference }), true) = (&kinds[0], squares(self.source, node))
+        {
             return pending(nodes.clone(), Form::Other);
         }
         for (this, other) in [(0, 1), (1, 0)] {
