@@ -206,6 +206,7 @@ impl Step {
             first: 0,
             channels: 0,
             plus: None,
+            raw: false,
             output: self.limits,
         };
         each_tile(&self.strips, units, |strip, pixel, windows, blocks| {
