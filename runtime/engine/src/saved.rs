@@ -19,7 +19,7 @@ pub use crate::packed::SharedBytes;
 
 const MAGIC: &[u8; 8] = b"sedgeprg";
 /// Changes with everything that changes how weights are packed.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const HEADER_BYTES: usize = 20;
 /// Longer descriptions are refused.
 const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;

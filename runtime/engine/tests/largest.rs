@@ -15,7 +15,7 @@ fn extreme(channels_in: usize, channels_out: usize, kernel: usize, depthwise: bo
         groups,
         weights: (0..channels_out).flat_map(|channel| (0..sum).map(move |index| weight(channel, index))).collect(),
         // The largest sums are just within the limits of the output.
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: vec![1.0 / (256.0 * sum as f32)],
         bias: Vec::new(),
         range: Range::FULL,
@@ -69,7 +69,7 @@ fn largest(byte: u8, weight: i8, taps: usize, channels: usize, depthwise: bool) 
         window: Window { kernel: [1, taps], stride: [1, 1], dilation: [1, 1], pads: Pads::default() },
         groups,
         weights: vec![weight; count * channels],
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: vec![1.0],
         bias: vec![100 - sum; channels],
         range: Range::FULL,

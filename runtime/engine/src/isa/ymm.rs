@@ -101,7 +101,8 @@ pub(super) unsafe fn store_raw<const NV: usize>(sums: [__m256i; NV], out: *mut u
         let (one, two) = (sums[pair * 2], sums[pair * 2 + 1]);
         // SAFETY: as above; the lower lanes hold the channels of the first half.
         unsafe {
-            let (low, high) = (_mm256_permute2x128_si256::<0x20>(one, two), _mm256_permute2x128_si256::<0x31>(one, two));
+            let (low, high) =
+                (_mm256_permute2x128_si256::<0x20>(one, two), _mm256_permute2x128_si256::<0x31>(one, two));
             _mm256_storeu_si256(out.add(pair * 32).cast(), low);
             _mm256_storeu_si256(out.add((NV / 2 + pair) * 32).cast(), high);
         }

@@ -13,7 +13,8 @@ pub(super) unsafe fn store<const NV: usize>(sums: [__m512i; NV], out: *mut u8) {
     let put = |v: usize, sums: __m512i| unsafe { _mm512_storeu_si512(out.add(v * 64).cast(), sums) };
     // Lanes 0 and 1 of two vectors in turn, then lanes 2 and 3.
     let turns = |one: __m512i, two: __m512i| {
-        let (first, second) = (_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15));
+        let (first, second) =
+            (_mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15));
         (_mm512_permutex2var_epi64(one, first, two), _mm512_permutex2var_epi64(one, second, two))
     };
     match NV {

@@ -130,14 +130,14 @@ impl super::Builder<'_> {
             return self.sizes(at, format!("{} channels in groups of {}", dims.c, weights.dims[1]));
         }
         let Some(weights) = weights.transposed(&channels_last(rank)) else { return self.sizes(at, "its weights") };
-        let Some((bytes, weight_zero_point)) = weights.as_int8() else {
+        let Some((bytes, weight_zero_points)) = weights.as_int8() else {
             return self.refuse(at, Reason::WeightZeroPoint);
         };
         let bias = self.steps(at, bias, channels, self.graph.values[from.0].quantization.scale, &weights.scales)?;
         let out = Dims::new(dims.n, h, w, channels);
         let value = self.graph.value(label(node), out, target.quantization);
         let range = limits.range(target.quantization);
-        let op = Conv { window, groups, weights: bytes, weight_zero_point, scales: weights.scales, bias, range };
+        let op = Conv { window, groups, weights: bytes, weight_zero_points, scales: weights.scales, bias, range };
         self.graph.node(label(node), Op::Conv(op), &[from], value);
         Ok(Self::placed(value, out, rank))
     }
