@@ -61,7 +61,7 @@ impl Weights {
     }
 
     /// Integers with their parameters, checked against each other.
-    pub(super) fn with(
+    pub(in super::super) fn with(
         node: &NodeProto,
         constant: Constant,
         parameters: Parameters,
@@ -93,7 +93,7 @@ impl Weights {
         Self { dims, elements, scales: vec![], zero_points: vec![], axis: 0 }
     }
 
-    pub(super) fn transposed(self, axes: &[usize]) -> Option<Self> {
+    pub(in super::super) fn transposed(self, axes: &[usize]) -> Option<Self> {
         let place = axes.iter().position(|a| *a == self.axis);
         let constant = Constant { dims: self.dims, elements: self.elements }.transposed(axes)?;
         let Constant { dims, elements } = constant;
