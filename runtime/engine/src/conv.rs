@@ -6,7 +6,7 @@
 
 mod sums;
 
-use crate::elementwise::Elementwise;
+use crate::elementwise::{Channels, Elementwise};
 use crate::graph::{Conv, Quantization};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::packed::{Packed, Source};
@@ -110,7 +110,7 @@ impl Asymmetry {
             // SAFETY: as of this function.
             let out =
                 unsafe { std::slice::from_raw_parts_mut(pixel.output.wrapping_add(sums.first), pixel.sums.len()) };
-            (elementwise.requantize_each)(pixel.sums, out, (zeros, pixel.bytes), multipliers, shift);
+            (elementwise.requantize_each)(pixel.sums, out, &Channels { zeros, times: pixel.bytes, multipliers }, shift);
         }
     }
 }

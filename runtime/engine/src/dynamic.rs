@@ -17,7 +17,7 @@ use crate::bytes::AlignedBytes;
 use crate::check::{ACCUMULATOR_MAX, Problem, TENSOR_BYTES_MAX, fault, layer, windows};
 use crate::conv::{self, Sums};
 use crate::edge::border;
-use crate::elementwise::{Extent, Scaled};
+use crate::elementwise::{Channels, Extent, Scaled};
 use crate::graph::{Conv, Dims, Pads, Quantization, Range, Window};
 use crate::isa::{Kernels, SLACK_BYTES, pick};
 use crate::packed::Source;
@@ -216,13 +216,13 @@ impl Layer {
             let channels = sums.first..sums.first + sums.channels;
             let mut apart = [0.0; conv::CHANNELS_MAX];
             for pixel in sums.pixels() {
-                let scaled = Scaled {
-                    minus: &minus[channels.clone()],
+                let of = Channels {
                     zeros: self.zeros.get(channels.clone()).unwrap_or_default(),
                     times: pixel.bytes - self.count * zero,
                     multipliers: &multipliers[channels.clone()],
-                    bias: &self.bias[channels.clone()],
                 };
+                let (minus, bias) = (&minus[channels.clone()], &self.bias[channels.clone()]);
+                let scaled = Scaled { minus, channels: of, bias };
                 let (n, y, x) = (pixel.pixel / w / h, pixel.pixel / w % h, pixel.pixel % w);
                 let at = n * sn + y * sh + x * sw + sums.first * sc;
                 if sc == 1 {

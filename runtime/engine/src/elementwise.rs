@@ -34,14 +34,20 @@ pub(crate) struct Extent {
     pub(crate) nan: bool,
 }
 
-/// What makes real values of sums: for each of them what is taken away, a zero point that is taken away so many times
-/// (none where all are 0), a multiplier, and a bias.
+/// What sums of single channels have: a zero point that is taken away so many times (none where all are 0), and a
+/// multiplier.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scaled<'a> {
-    pub(crate) minus: &'a [i32],
+pub(crate) struct Channels<'a> {
     pub(crate) zeros: &'a [i32],
     pub(crate) times: i32,
     pub(crate) multipliers: &'a [f32],
+}
+
+/// What makes real values of them besides: what is taken away before, and what is added at the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scaled<'a> {
+    pub(crate) minus: &'a [i32],
+    pub(crate) channels: Channels<'a>,
     pub(crate) bias: &'a [f32],
 }
 
@@ -62,7 +68,7 @@ pub(crate) struct Elementwise {
     /// Sums with something added, times a multiplier, as bytes.
     pub(crate) requantize: fn(&[i32], &mut [u8], i32, f32, Shift),
     /// Sums less their zero points, each times one number, times a multiplier of its own, as bytes.
-    pub(crate) requantize_each: fn(&[i32], &mut [u8], (&[i32], i32), &[f32], Shift),
+    pub(crate) requantize_each: fn(&[i32], &mut [u8], &Channels<'_>, Shift),
     pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
     pub(crate) dequantize: fn(&[u8], &mut [f32], Quantization, u8),
     pub(crate) extent: fn(&[f32], &mut Extent),
@@ -179,16 +185,10 @@ fn requantize_loop(sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, ((z
 }
 
 #[inline(always)]
-fn requantize_each_loop(
-    sums: &[i32],
-    out: &mut [u8],
-    (zeros, times): (&[i32], i32),
-    multipliers: &[f32],
-    ((zero_point, flip), range): Shift,
-) {
-    for (((sum, out), zero), multiplier) in sums.iter().zip(out).zip(zeros).zip(multipliers) {
+fn requantize_each_loop(sums: &[i32], out: &mut [u8], of: &Channels<'_>, ((zero_point, flip), range): Shift) {
+    for (((sum, out), zero), multiplier) in sums.iter().zip(out).zip(of.zeros).zip(of.multipliers) {
         // Parts may leave an i32 where the whole does not.
-        let sum = sum.wrapping_sub(zero.wrapping_mul(times));
+        let sum = sum.wrapping_sub(zero.wrapping_mul(of.times));
         *out = byte(sum as f32 * multiplier, zero_point.into(), range.low.into(), range.high.into()) ^ flip;
     }
 }
@@ -229,16 +229,17 @@ fn extent_loop(x: &[f32], extent: &mut Extent) {
 
 #[inline(always)]
 fn scale_loop(sums: &[i32], out: &mut [f32], of: &Scaled<'_>) {
+    let Channels { zeros, times, multipliers } = of.channels;
     // Parts may leave an i32 where the whole does not.
-    let each = sums.iter().zip(out).zip(of.minus).zip(of.multipliers.iter().zip(of.bias));
-    if of.zeros.is_empty() {
+    let each = sums.iter().zip(out).zip(of.minus).zip(multipliers.iter().zip(of.bias));
+    if zeros.is_empty() {
         for (((sum, out), minus), (multiplier, bias)) in each {
             *out = sum.wrapping_sub(*minus) as f32 * multiplier + bias;
         }
         return;
     }
-    for ((((sum, out), minus), (multiplier, bias)), zero) in each.zip(of.zeros) {
-        let sum = sum.wrapping_sub(*minus).wrapping_sub(zero.wrapping_mul(of.times));
+    for ((((sum, out), minus), (multiplier, bias)), zero) in each.zip(zeros) {
+        let sum = sum.wrapping_sub(*minus).wrapping_sub(zero.wrapping_mul(times));
         *out = sum as f32 * multiplier + bias;
     }
 }
@@ -282,7 +283,7 @@ macro_rules! compiled_for {
                 @ $($feature)?,
                 requantize_each,
                 requantize_each_loop,
-                (sums: &[i32], out: &mut [u8], zeros: (&[i32], i32), multipliers: &[f32], shift: Shift)
+                (sums: &[i32], out: &mut [u8], of: &Channels<'_>, shift: Shift)
             );
             compiled_for!(
                 @ $($feature)?,
