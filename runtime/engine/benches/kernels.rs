@@ -70,7 +70,7 @@ impl Layer {
             window: Window { kernel: [self.kernel; 2], stride: [self.stride; 2], dilation: [1, 1], pads },
             groups,
             weights: (0..count).map(|i| (i * 37 % 251) as u8 as i8).collect(),
-            weight_zero_point: 0,
+            weight_zero_points: vec![],
             scales: vec![0.001; self.channels_out],
             bias: vec![100; self.channels_out],
             range: Range::FULL,

@@ -50,7 +50,7 @@ impl Network {
             },
             groups,
             weights: (0..count).map(|i| (i * 37 % 255) as i32 - 127).map(|w| w as i8).collect(),
-            weight_zero_point: 0,
+            weight_zero_points: vec![],
             scales: vec![0.01],
             bias: vec![5; out],
             range: Range { low: 128, high: 255 },

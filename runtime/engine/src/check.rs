@@ -275,7 +275,7 @@ fn sums(name: &str, channel: usize, sum: i64) -> Result<(), GraphError> {
 }
 
 /// Sizes of what a window yields, with the input's channels.
-fn windows(name: &str, window: &Window, input: Dims) -> Result<Dims, GraphError> {
+pub(crate) fn windows(name: &str, window: &Window, input: Dims) -> Result<Dims, GraphError> {
     let err = || fault(name, Problem::Window(window.kernel));
     let taps = window.kernel[0].checked_mul(window.kernel[1]);
     if taps.is_none_or(|taps| taps > KERNEL_TAPS_MAX) {
@@ -303,7 +303,7 @@ fn covered(name: &str, window: &Window, input: Dims) -> Result<(), GraphError> {
     if fits && near { Ok(()) } else { Err(fault(name, Problem::Window(window.kernel))) }
 }
 
-fn layer(name: &str, op: &Conv, input: Dims, output: Dims) -> Result<(), GraphError> {
+pub(crate) fn layer(name: &str, op: &Conv, input: Dims, output: Dims) -> Result<(), GraphError> {
     let err = |problem| Err(fault(name, problem));
     limits(name, op.range)?;
     for channels in [input.c, output.c] {
@@ -313,6 +313,10 @@ fn layer(name: &str, op: &Conv, input: Dims, output: Dims) -> Result<(), GraphEr
     }
     if op.scales.len() != 1 && op.scales.len() != output.c {
         return err(Problem::Count { what: "weight scales", found: op.scales.len(), expected: output.c });
+    }
+    let zero_points = op.weight_zero_points.len();
+    if zero_points > 1 && zero_points != output.c {
+        return err(Problem::Count { what: "weight zero points", found: zero_points, expected: output.c });
     }
     op.scales.iter().try_for_each(|s| scale(name, *s))
 }
@@ -335,7 +339,7 @@ fn conv(
     }
     let multipliers = conv_multipliers(op, from.scale, to.scale, output.c);
     for (channel, weights) in op.weights.chunks(per_channel).enumerate() {
-        let zero_point = i64::from(op.weight_zero_point.unsigned_abs());
+        let zero_point = i64::from(op.weight_zero_point(channel).unsigned_abs());
         let weights: i64 = weights.iter().map(|w| i64::from(w.unsigned_abs()) + zero_point).sum();
         let bias = op.bias.get(channel).map_or(0, |bias| i64::from(bias.unsigned_abs()));
         // Kernels fold the zero point into the bias, so both parts must fit each on its own and together.

@@ -4,7 +4,9 @@
 //! side; one for each tap where taps are dilated or channels are grouped. Blocks of output channels are packed once, in
 //! the order in which the kernel reads them.
 
-use crate::elementwise::Total;
+mod sums;
+
+use crate::elementwise::{Channels, Elementwise, Total};
 use crate::graph::{Conv, Quantization};
 use crate::isa::{Gemm, Kernels, Output, Tile, WINDOWS_MAX, WeightForm};
 use crate::packed::{Packed, Source};
@@ -12,6 +14,8 @@ use crate::place::Place;
 use crate::requantize::conv_multipliers;
 use crate::threads::{Arena, Split};
 use std::ops::Range;
+
+pub(crate) use sums::{CHANNELS_MAX, Sums};
 
 /// Weights that fit into this many bytes are walked through for each tile of windows; more are walked through once.
 const WEIGHTS_NEAR_BYTES: usize = 16 << 10;
@@ -34,9 +38,11 @@ pub(crate) struct Step {
 }
 
 /// Weights whose zero point is not 0: it times the sum of a window is taken away from all sums of the window.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Asymmetry {
-    weight_zero: i32,
+    /// One for all channels, or one for each, and then their multipliers.
+    weight_zeros: Vec<i32>,
+    multipliers: Vec<f32>,
     /// Bytes of each run, and what an input of 0 adds to the sum of a window.
     run: usize,
     zero_sum: i32,
@@ -69,13 +75,13 @@ pub(crate) struct Strip {
 }
 
 impl Asymmetry {
-    /// What is added to all sums of each window.
+    /// Sums of each window's bytes, less their zero point.
     ///
     /// # Safety
     /// The runs of each window may be read.
-    unsafe fn plus(&self, windows: &[*const u8], runs: &[usize]) -> [i32; WINDOWS_MAX] {
-        let mut plus = [0; WINDOWS_MAX];
-        for (plus, window) in plus.iter_mut().zip(windows) {
+    unsafe fn bytes(&self, windows: &[*const u8], runs: &[usize]) -> [i32; WINDOWS_MAX] {
+        let mut sums = [0; WINDOWS_MAX];
+        for (sum, window) in sums.iter_mut().zip(windows) {
             let of_run = |run: &usize| {
                 // SAFETY: as of this function.
                 let bytes = unsafe { std::slice::from_raw_parts(window.wrapping_add(*run), self.run) };
@@ -83,9 +89,34 @@ impl Asymmetry {
                 (self.total)(bytes, &mut sum, self.flip);
                 sum
             };
-            *plus = -self.weight_zero * (runs.iter().map(of_run).sum::<i32>() - self.zero_sum);
+            *sum = runs.iter().map(of_run).sum::<i32>() - self.zero_sum;
         }
-        plus
+        sums
+    }
+
+    /// What is added to all sums of each window, where all channels have one zero point.
+    ///
+    /// # Safety
+    /// As of [`Asymmetry::bytes`].
+    unsafe fn plus(&self, windows: &[*const u8], runs: &[usize]) -> [i32; WINDOWS_MAX] {
+        // SAFETY: as of this function.
+        unsafe { self.bytes(windows, runs) }.map(|bytes| -self.weight_zeros[0] * bytes)
+    }
+
+    /// Turns sums into bytes, where each channel has a zero point of its own.
+    ///
+    /// # Safety
+    /// Outputs have all channels that exist.
+    unsafe fn finish(&self, sums: &Sums<'_>, limits: Output, elementwise: &Elementwise) {
+        let channels = sums.first..sums.first + sums.channels;
+        let (zeros, multipliers) = (&self.weight_zeros[channels.clone()], &self.multipliers[channels]);
+        let shift = ((limits.zero_point, self.flip), limits.range);
+        for pixel in sums.pixels() {
+            // SAFETY: as of this function.
+            let out =
+                unsafe { std::slice::from_raw_parts_mut(pixel.output.wrapping_add(sums.first), pixel.sums.len()) };
+            (elementwise.requantize_each)(pixel.sums, out, &Channels { zeros, times: pixel.bytes, multipliers }, shift);
+        }
     }
 }
 
@@ -135,8 +166,11 @@ impl Step {
             row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * input.dims.c
         };
         let runs: Vec<usize> = taps.filter(|[_, column]| !whole_rows || *column == 0).map(offset).collect();
-        let asymmetry = (op.weight_zero_point != 0).then(|| Asymmetry {
-            weight_zero: op.weight_zero_point.into(),
+        let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
+        let asymmetric = op.weight_zero_points.iter().any(|zero_point| *zero_point != 0);
+        let asymmetry = asymmetric.then(|| Asymmetry {
+            weight_zeros: op.weight_zero_points.iter().map(|zero_point| i32::from(*zero_point)).collect(),
+            multipliers: multipliers.clone(),
             run,
             zero_sum: (run * runs.len()) as i32 * i32::from(from.zero_point),
             flip: kernels.flip,
@@ -147,7 +181,6 @@ impl Step {
         let narrow = !op.weights.contains(&i8::MIN);
         let groups: Vec<[usize; 3]> = (0..op.groups).map(group).collect();
         let (strips, bytes) = cover(kernels.gemms, pixels, (run, runs.len()), &groups, narrow);
-        let multipliers = conv_multipliers(op, from.scale, to.scale, output.dims.c);
         let per_channel = rows * columns * channels_in;
         let pack = |packed: &mut [u8], strip: &Strip| {
             let gemm = strip.gemm;
@@ -193,7 +226,14 @@ impl Step {
 
     /// # Safety
     /// `arena` holds the places of input and output, with the slack behind them.
-    pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64) {
+    pub(crate) unsafe fn run(&self, arena: Arena, split: Split, products: u64, elementwise: &Elementwise) {
+        if let Some(asymmetry) = self.asymmetry.as_ref().filter(|asymmetry| asymmetry.weight_zeros.len() > 1) {
+            // SAFETY: as of this function.
+            unsafe {
+                self.run_sums(arena, split, products, |sums| asymmetry.finish(sums, self.limits, elementwise));
+            }
+            return;
+        }
         let units = self.strips.iter().map(|strip| strip.units).sum();
         // SAFETY: as of this function.
         split.over(units, products, |units| unsafe { self.run_units(arena, units) });
@@ -214,6 +254,7 @@ impl Step {
             first: 0,
             channels: 0,
             plus: None,
+            raw: false,
             output: self.limits,
         };
         if self.single {
@@ -224,7 +265,7 @@ impl Step {
                 tile.groups = strip.depth_groups;
                 tile.windows[0] = window.wrapping_add(strip.into);
                 // SAFETY: windows lie in the arena.
-                tile.plus = self.asymmetry.map(|of| unsafe { of.plus(&tile.windows[..1], &self.runs) });
+                tile.plus = self.asymmetry.as_ref().map(|of| unsafe { of.plus(&tile.windows[..1], &self.runs) });
                 // SAFETY: as of this function; the kernels were picked for this core.
                 unsafe { strip.block(packed, block, 1, &mut tile) };
             });
@@ -234,7 +275,7 @@ impl Step {
             tile.groups = strip.depth_groups;
             self.place(&mut tile, arena.0.wrapping_add(strip.into), arena.0, pixel, windows);
             // SAFETY: windows lie in the arena.
-            tile.plus = self.asymmetry.map(|of| unsafe { of.plus(&tile.windows[..windows], &self.runs) });
+            tile.plus = self.asymmetry.as_ref().map(|of| unsafe { of.plus(&tile.windows[..windows], &self.runs) });
             for block in blocks {
                 // SAFETY: as of this function; the kernels were picked for this core.
                 unsafe { strip.block(packed, block, windows, &mut tile) };

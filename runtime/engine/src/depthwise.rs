@@ -43,7 +43,29 @@ fn greatest_common_divisor(a: usize, b: usize) -> usize {
 
 /// Whether a convolution is one that each channel makes for itself.
 pub(crate) fn is_depthwise(op: &Conv, channels_in: usize, channels_out: usize) -> bool {
-    op.groups == channels_in && channels_in == channels_out && op.weight_zero_point == 0
+    op.groups == channels_in && channels_in == channels_out
+}
+
+/// How many int8 weights one is the sum of when its zero point is taken off.
+fn parts(op: &Conv) -> usize {
+    match op.weight_zero_points.as_slice() {
+        zero_points if zero_points.iter().all(|zero_point| *zero_point == 0) => 1,
+        // From 0 to 255.
+        zero_points if zero_points.contains(&i8::MIN) => 3,
+        _ => 2,
+    }
+}
+
+/// The weights of a channel without their zero point, as the sum of so many: first the first part of each, then the
+/// second.
+fn in_parts(weights: &[i8], zero_point: i8, parts: usize) -> Vec<i8> {
+    let mut rest: Vec<i32> = weights.iter().map(|weight| i32::from(*weight) - i32::from(zero_point)).collect();
+    let part = |rest: &mut i32| {
+        let part = (*rest).clamp(i8::MIN.into(), i8::MAX.into());
+        *rest -= part;
+        part as i8
+    };
+    (0..parts).flat_map(|_| rest.iter_mut().map(part).collect::<Vec<i8>>()).collect()
 }
 
 impl Step {
@@ -62,10 +84,13 @@ impl Step {
         // An item is then one pixel's channels: lanes that lie idle must not cost more than pairs save.
         let few_idle = channels.next_multiple_of(lanes) <= channels + channels / 5;
         let pays = |(least, run)| (columns >= least && one_apart && few_idle).then_some(run);
-        let pairs = kernel.pairs.and_then(pays);
+        // Weights with a zero point meet each tap several times, and there are no pairs.
+        let parts = parts(op);
+        let pairs = kernel.pairs.filter(|_| parts == 1).and_then(pays);
         // For pairs each row of taps is a few whole groups.
         let row_taps = columns + usize::from(pairs.is_some());
-        let mut taps: Vec<usize> = (0..rows)
+        let mut taps: Vec<usize> = (0..parts * rows)
+            .map(|row| row % rows)
             .flat_map(|row| (0..row_taps).map(move |column| [row, if column < columns { column } else { 0 }]))
             .map(|[row, column]| row * op.window.dilation[0] * input.row + column * op.window.dilation[1] * channels)
             .collect();
@@ -85,6 +110,7 @@ impl Step {
                 }
                 let channel = lane % channels;
                 let weights = &op.weights[channel * count..][..count];
+                let weights = &in_parts(weights, op.weight_zero_point(channel), parts);
                 let bias = folded_bias(op, channel, weights, from.zero_point, kernels.flip);
                 block[place * 4..][..4].copy_from_slice(&bias.to_ne_bytes());
                 block[kernel.lanes * 4 + place * 4..][..4].copy_from_slice(&multipliers[channel].to_ne_bytes());

@@ -26,6 +26,31 @@ pub(crate) enum Second<'a> {
     One(u8),
 }
 
+/// The extent of real values and 0, and whether one of them is no number.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extent {
+    pub(crate) low: f32,
+    pub(crate) high: f32,
+    pub(crate) nan: bool,
+}
+
+/// What sums of single channels have: a zero point that is taken away so many times (none where all are 0), and a
+/// multiplier.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Channels<'a> {
+    pub(crate) zeros: &'a [i32],
+    pub(crate) times: i32,
+    pub(crate) multipliers: &'a [f32],
+}
+
+/// What makes real values of them besides: what is taken away before, and what is added at the end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scaled<'a> {
+    pub(crate) minus: &'a [i32],
+    pub(crate) channels: Channels<'a>,
+    pub(crate) bias: &'a [f32],
+}
+
 /// Zero point, what bytes are exclusive-ored with, and limits.
 pub(crate) type Shift = ((u8, u8), Range);
 
@@ -49,8 +74,12 @@ pub(crate) struct Elementwise {
     pub(crate) softmax: fn(&[u8], &mut [u8], &Exponentials, Quantization, u8),
     /// Sums with something added, times a multiplier, as bytes.
     pub(crate) requantize: fn(&[i32], &mut [u8], i32, f32, Shift),
+    /// Sums less their zero points, each times one number, times a multiplier of its own, as bytes.
+    pub(crate) requantize_each: fn(&[i32], &mut [u8], &Channels<'_>, Shift),
     pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
     pub(crate) dequantize: fn(&[u8], &mut [f32], Quantization, u8),
+    pub(crate) extent: fn(&[f32], &mut Extent),
+    pub(crate) scale: fn(&[i32], &mut [f32], &Scaled<'_>),
 }
 
 /// Rounds to the nearest, ties to even, shifts and limits; what is no number becomes the zero point.
@@ -180,6 +209,15 @@ fn requantize_loop(sums: &[i32], out: &mut [u8], plus: i32, multiplier: f32, ((z
 }
 
 #[inline(always)]
+fn requantize_each_loop(sums: &[i32], out: &mut [u8], of: &Channels<'_>, ((zero_point, flip), range): Shift) {
+    for (((sum, out), zero), multiplier) in sums.iter().zip(out).zip(of.zeros).zip(of.multipliers) {
+        // Parts may leave an i32 where the whole does not.
+        let sum = sum.wrapping_sub(zero.wrapping_mul(of.times));
+        *out = byte(sum as f32 * multiplier, zero_point.into(), range.low.into(), range.high.into()) ^ flip;
+    }
+}
+
+#[inline(always)]
 fn quantize_loop(x: &[f32], out: &mut [u8], to: Quantization, flip: u8) {
     for (x, out) in x.iter().zip(out) {
         *out = byte(x / to.scale, to.zero_point.into(), 0, 255) ^ flip;
@@ -191,6 +229,42 @@ fn dequantize_loop(x: &[u8], out: &mut [f32], from: Quantization, flip: u8) {
     let zero_point = i32::from(from.zero_point);
     for (x, out) in x.iter().zip(out) {
         *out = (i32::from(*x ^ flip) - zero_point) as f32 * from.scale;
+    }
+}
+
+#[inline(always)]
+fn extent_loop(x: &[f32], extent: &mut Extent) {
+    const LANES: usize = 32;
+    let (mut low, mut high, mut nan) = ([0.0_f32; LANES], [0.0_f32; LANES], [false; LANES]);
+    let mut take = |x: &[f32]| {
+        for (i, x) in x.iter().enumerate() {
+            low[i] = if *x < low[i] { *x } else { low[i] };
+            high[i] = if *x > high[i] { *x } else { high[i] };
+            nan[i] |= x.is_nan();
+        }
+    };
+    let (whole, rest) = x.as_chunks::<LANES>();
+    whole.iter().for_each(|x| take(x));
+    take(rest);
+    extent.low = low.into_iter().fold(extent.low, f32::min);
+    extent.high = high.into_iter().fold(extent.high, f32::max);
+    extent.nan |= nan.contains(&true);
+}
+
+#[inline(always)]
+fn scale_loop(sums: &[i32], out: &mut [f32], of: &Scaled<'_>) {
+    let Channels { zeros, times, multipliers } = of.channels;
+    // Parts may leave an i32 where the whole does not.
+    let each = sums.iter().zip(out).zip(of.minus).zip(multipliers.iter().zip(of.bias));
+    if zeros.is_empty() {
+        for (((sum, out), minus), (multiplier, bias)) in each {
+            *out = sum.wrapping_sub(*minus) as f32 * multiplier + bias;
+        }
+        return;
+    }
+    for ((((sum, out), minus), (multiplier, bias)), zero) in each.zip(zeros) {
+        let sum = sum.wrapping_sub(*minus).wrapping_sub(zero.wrapping_mul(times));
+        *out = sum as f32 * multiplier + bias;
     }
 }
 
@@ -206,8 +280,11 @@ macro_rules! compiled_for {
             total: $module::total,
             softmax: $module::softmax,
             requantize: $module::requantize,
+            requantize_each: $module::requantize_each,
             quantize: $module::quantize,
             dequantize: $module::dequantize,
+            extent: $module::extent,
+            scale: $module::scale,
         };
         mod $module {
             use super::*;
@@ -237,6 +314,12 @@ macro_rules! compiled_for {
             );
             compiled_for!(
                 @ $($feature)?,
+                requantize_each,
+                requantize_each_loop,
+                (sums: &[i32], out: &mut [u8], of: &Channels<'_>, shift: Shift)
+            );
+            compiled_for!(
+                @ $($feature)?,
                 quantize,
                 quantize_loop,
                 (x: &[f32], out: &mut [u8], to: Quantization, flip: u8)
@@ -247,6 +330,8 @@ macro_rules! compiled_for {
                 dequantize_loop,
                 (x: &[u8], out: &mut [f32], from: Quantization, flip: u8)
             );
+            compiled_for!(@ $($feature)?, extent, extent_loop, (x: &[f32], extent: &mut Extent));
+            compiled_for!(@ $($feature)?, scale, scale_loop, (sums: &[i32], out: &mut [f32], of: &Scaled<'_>));
         }
     };
     (@ , $name:ident, $body:ident, ($($argument:ident: $ty:ty),*)) => {

@@ -109,14 +109,26 @@ pub struct Conv {
     pub groups: usize,
     /// `[output channel][row][column][input channel of the group]`.
     pub weights: Vec<i8>,
-    /// The weight that stands for 0: 0 where weights are symmetric, which costs least.
-    pub weight_zero_point: i8,
+    /// The weight that stands for 0: one for all, or one for each output channel, which costs more. Empty where it is 0,
+    /// which costs least.
+    pub weight_zero_points: Vec<i8>,
     /// Distance of two neighbouring weights: one for all, or one for each output channel.
     pub scales: Vec<f32>,
     /// One for each output channel, with the scale `input scale * weight scale`; empty for none.
     pub bias: Vec<i32>,
     /// Limits of the output.
     pub range: Range,
+}
+
+impl Conv {
+    /// The weight that stands for 0 in an output channel.
+    pub(crate) fn weight_zero_point(&self, channel: usize) -> i8 {
+        match self.weight_zero_points.as_slice() {
+            [] => 0,
+            [one] => *one,
+            each => each[channel],
+        }
+    }
 }
 
 /// An operator with one output.

@@ -58,6 +58,9 @@ pub(crate) struct Tile<'a> {
     pub(crate) channels: usize,
     /// Added to all sums of a window.
     pub(crate) plus: Option<[i32; WINDOWS_MAX]>,
+    /// Whether the sums are wanted as they are. Outputs are then those of a block by itself: room for an i32 of each of
+    /// its channels, in their order.
+    pub(crate) raw: bool,
     pub(crate) output: Output,
 }
 

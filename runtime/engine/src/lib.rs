@@ -10,6 +10,7 @@ mod bytes;
 mod check;
 mod conv;
 mod depthwise;
+mod dynamic;
 mod edge;
 mod elementwise;
 mod graph;
@@ -26,6 +27,7 @@ mod step;
 mod threads;
 
 pub use check::{ACCUMULATOR_MAX, ARENA_BYTES_MAX, GraphError, NODES_MAX, Problem, TENSOR_BYTES_MAX, check};
+pub use dynamic::{Dynamic, DynamicLayer, DynamicProgram, DynamicSession};
 pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};
 pub use isa::{NoIsa, isas};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};

@@ -144,6 +144,7 @@ impl Step {
                 first: 0,
                 channels: 0,
                 plus: None,
+                raw: false,
                 output: Output { zero_point: self.of.zero_point, range: self.of.range },
             };
             let mut plus = [0; WINDOWS_MAX];

@@ -24,7 +24,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// None where that is more than a tensor may have.
-    fn new(dims: Dims, pads: Pads) -> Option<Self> {
+    pub(crate) fn new(dims: Dims, pads: Pads) -> Option<Self> {
         let along = |size: usize, before: usize, after: usize| size.checked_add(before)?.checked_add(after);
         let row = along(dims.w, pads.left, pads.right)?.checked_mul(dims.c)?;
         let picture = along(dims.h, pads.top, pads.bottom)?.checked_mul(row)?;

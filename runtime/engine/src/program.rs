@@ -24,7 +24,7 @@ pub struct Options {
 }
 
 /// Some 2 microseconds on one core, about what it takes until other threads are awake.
-const PRODUCTS_MIN: u64 = 300_000;
+pub(crate) const PRODUCTS_MIN: u64 = 300_000;
 
 impl Options {
     /// Takes the instruction set from the environment variable `SEDGE_ISA`.
@@ -81,6 +81,9 @@ pub enum RunError {
     /// Memory of another program.
     #[error("the session is another program's")]
     Session,
+    /// Values that give no scale.
+    #[error("a value to quantize is NaN or infinite: the model or its input is not numerically sound")]
+    NotFinite,
 }
 
 /// A graph compiled for this core. Shared by any number of sessions.

@@ -145,7 +145,7 @@ fn conv(op: &Conv, first: &Value, x: &[u8], out: &Value) -> Vec<u8> {
                 let from = at(first.dims, [n, y, x_, c / out_per_group * per_group]);
                 let weights = ((c * rows + row) * columns + column) * per_group;
                 let products = x[from..from + per_group].iter().zip(&op.weights[weights..weights + per_group]);
-                let weight = |weight: i8| i32::from(weight) - i32::from(op.weight_zero_point);
+                let weight = |weight: i8| i32::from(weight) - i32::from(op.weight_zero_point(c));
                 sum += products.map(|(x, w)| (i32::from(*x) - zero) * weight(*w)).sum::<i32>();
             }
         }

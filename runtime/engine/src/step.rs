@@ -238,7 +238,7 @@ impl Step {
         // SAFETY: as of this function.
         unsafe {
             match &self.work {
-                Work::Conv(step) => step.run(arena, split, self.products),
+                Work::Conv(step) => step.run(arena, split, self.products, kernels.elementwise),
                 Work::Depthwise(step) => step.run(arena, split, self.products),
                 Work::Binary { one, two, of, kind } => self.binary(arena, (one, two), of, *kind, kernels),
                 Work::MatMul(step) => step.run(arena, scratch.as_mut_slice(), kernels.flip, split, self.products),

@@ -117,7 +117,11 @@ impl Growing<'_> {
             window,
             groups,
             weights: (0..count).map(|_| self.random.next() as i8).collect(),
-            weight_zero_point: if self.random.chance(5) { self.random.next() as i8 } else { 0 },
+            weight_zero_points: match self.random.within(0, 9) {
+                0 => vec![self.random.next() as i8],
+                1 => (0..channels).map(|_| self.random.next() as i8).collect(),
+                _ => vec![],
+            },
             scales: (0..scales).map(|_| self.random.real(0.0005, 0.02) / size.sqrt()).collect(),
             bias: if self.random.chance(4) {
                 Vec::new()

@@ -14,8 +14,8 @@ fn extreme(channels_in: usize, channels_out: usize, kernel: usize, depthwise: bo
         window: Window { kernel: [kernel; 2], stride: [1, 1], dilation: [1, 1], pads },
         groups,
         weights: (0..channels_out).flat_map(|channel| (0..sum).map(move |index| weight(channel, index))).collect(),
+        weight_zero_points: vec![],
         // The largest sums are just within the limits of the output.
-        weight_zero_point: 0,
         scales: vec![1.0 / (256.0 * sum as f32)],
         bias: Vec::new(),
         range: Range::FULL,
@@ -69,7 +69,7 @@ fn largest(byte: u8, weight: i8, taps: usize, channels: usize, depthwise: bool) 
         window: Window { kernel: [1, taps], stride: [1, 1], dilation: [1, 1], pads: Pads::default() },
         groups,
         weights: vec![weight; count * channels],
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: vec![1.0],
         bias: vec![100 - sum; channels],
         range: Range::FULL,
@@ -96,6 +96,34 @@ fn no_instruction_set_loses_a_bit_of_the_largest_sums() {
                 let mut output = vec![0; program.output_bytes().sum()];
                 program.run(&mut program.session(), &[&input], &mut [&mut output]).expect("fits");
                 assert!(output.iter().all(|byte| *byte == 100), "{isa}: {byte} times {weight}: {output:?}");
+            }
+        }
+    }
+}
+
+/// The same with weights whose zero point is as far from them as it can be: in every second channel, so that each has its
+/// own, and then in all.
+#[test]
+fn no_zero_point_loses_a_bit_of_the_largest_sums() {
+    let layers = [(3, 16, false, false), (9, 70, false, true), (3, 64, true, false), (9, 20, true, true)];
+    for isa in isas() {
+        for (byte, weight, zero) in [(0, -128, 127), (255, -128, 127), (0, 127, -128), (255, 127, -128), (255, -127, 1)]
+        {
+            for (taps, channels, depthwise, all) in layers {
+                let mut graph = largest(byte, weight, taps, channels, depthwise);
+                let Op::Conv(conv) = &mut graph.nodes[0].op else { panic!("a convolution") };
+                let count = (conv.weights.len() / channels) as i32;
+                let each = |channel: usize| if all || channel.is_multiple_of(2) { zero } else { 0 };
+                conv.weight_zero_points = if all { vec![zero] } else { (0..channels).map(each).collect() };
+                for (channel, bias) in conv.bias.iter_mut().enumerate() {
+                    *bias += count * (i32::from(byte) - 128) * i32::from(each(channel));
+                }
+                let program = Program::compile(&graph, &Options { isa: Some(isa.to_owned()), ..Options::default() })
+                    .expect("sound");
+                let input = vec![byte; program.input_bytes().sum()];
+                let mut output = vec![0; program.output_bytes().sum()];
+                program.run(&mut program.session(), &[&input], &mut [&mut output]).expect("fits");
+                assert!(output.iter().all(|byte| *byte == 100), "{isa}: {byte} times {weight} - {zero}: {output:?}");
             }
         }
     }

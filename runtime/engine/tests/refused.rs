@@ -16,7 +16,7 @@ fn conv(inputs: usize, outputs: usize) -> Conv {
         window: window(3, 1),
         groups: 1,
         weights: vec![1; inputs * outputs * 9],
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: vec![0.01],
         bias: Vec::new(),
         range: Range::FULL,

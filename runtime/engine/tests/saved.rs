@@ -36,7 +36,7 @@ fn graph() -> Graph {
         window: window(size),
         groups,
         weights: (0..channels * size * size * 40 / groups).map(|i| (i * 37 % 251) as i8).collect(),
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: vec![0.001],
         bias: (0..channels as i32).collect(),
         range: Range::FULL,

@@ -5,6 +5,7 @@
 //! runs it inside tract. What only sizes reveal sends a node back to tract, and the graph is divided anew.
 
 mod constant;
+mod dynamic;
 mod import;
 mod operand;
 mod operator;
@@ -49,7 +50,8 @@ impl Plan {
         options: &sedge_engine::Options,
     ) -> Result<Arc<Self>, ModelError> {
         let mut verdicts = recognise::recognise(source, refused)?;
-        let division = region::divide(source, &mut verdicts);
+        let dynamic = dynamic::find(source, &mut verdicts, refused);
+        let division = region::divide(source, &mut verdicts, dynamic);
         Ok(Arc::new(Self {
             source: source.clone(),
             verdicts,
@@ -59,8 +61,9 @@ impl Plan {
         }))
     }
 
+    /// Whether anything runs outside of tract.
     pub(in crate::model) fn has_regions(&self) -> bool {
-        !self.division.regions.is_empty()
+        self.division.operators().next().is_some()
     }
 
     pub(in crate::model) fn report(&self) -> Fusion {
@@ -80,7 +83,11 @@ impl Plan {
     /// Why a quantized operator, which tract may not have, is left to it all the same.
     pub(in crate::model) fn why(&self, at: usize) -> Option<String> {
         match &self.verdicts[at] {
-            recognise::Verdict::Left(reason) if recognise::quantized(self.source.node(at)) => Some(reason.to_string()),
+            recognise::Verdict::Left(reason)
+                if recognise::quantized(self.source.node(at)) || dynamic::multiplies(self.source.node(at)) =>
+            {
+                Some(reason.to_string())
+            }
             _ => None,
         }
     }
@@ -93,6 +100,16 @@ impl Plan {
 
     pub(in crate::model) fn build(&self, number: usize, shapes: &[Vec<usize>]) -> Result<Built, Fault> {
         self.division.build(&self.source, &self.verdicts, number, shapes, &self.options)
+    }
+
+    /// The operator with a number, for inputs of these sizes.
+    fn ready(&self, number: usize, shapes: &[Vec<usize>]) -> Result<operator::Ready, Fault> {
+        Ok(match (self.division.dynamic(number), shapes) {
+            (Some(group), [shape]) => {
+                operator::Ready::Dynamic(Arc::new(dynamic::build(&self.source, group, shape, &self.options)?))
+            }
+            _ => operator::Ready::Region(Arc::new(self.build(number, shapes)?)),
+        })
     }
 
     /// What tract gets: the rest of the graph, with the regions in it.

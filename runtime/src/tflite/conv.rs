@@ -172,7 +172,7 @@ fn finish(
         window,
         groups,
         weights: weights.split(parts),
-        weight_zero_point: 0,
+        weight_zero_points: vec![],
         scales: weights.scales,
         bias,
         range,

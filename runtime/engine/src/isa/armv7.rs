@@ -148,9 +148,8 @@ unsafe fn four(windows: usize, tile: &Tile<'_>) {
         }
     }
     for (i, sums) in sums.iter().enumerate().take(windows) {
-        let out = tile.outputs[i].wrapping_add(tile.first);
-        // SAFETY: multipliers follow the bias, and the output has all channels that exist.
-        unsafe { store(sums, tile.block.add(CHANNELS * 4), tile.output, out, tile.channels) };
+        // SAFETY: as of this function.
+        unsafe { finish(sums, tile, i) };
     }
 }
 
@@ -201,9 +200,24 @@ unsafe fn one(_: usize, tile: &Tile<'_>) {
             );
         }
     }
-    let out = tile.outputs[0].wrapping_add(tile.first);
-    // SAFETY: as of four windows.
-    unsafe { store(&sums, tile.block.add(CHANNELS * 4), tile.output, out, tile.channels) };
+    // SAFETY: as of this function.
+    unsafe { finish(&sums, tile, 0) };
+}
+
+/// Stores a window's sums: as they are, or as bytes.
+///
+/// # Safety
+/// The output has room for all sums, or for the channels that exist.
+unsafe fn finish(sums: &Sums, tile: &Tile<'_>, window: usize) {
+    let out = tile.outputs[window];
+    // SAFETY: as of this function; multipliers follow the bias.
+    unsafe {
+        if tile.raw {
+            out.cast::<Sums>().write(*sums);
+        } else {
+            store(sums, tile.block.add(CHANNELS * 4), tile.output, out.wrapping_add(tile.first), tile.channels);
+        }
+    }
 }
 
 unsafe fn run(lanes: &Lanes<'_>) {

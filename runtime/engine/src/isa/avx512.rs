@@ -15,6 +15,7 @@
 )]
 
 mod depthwise;
+mod raw;
 mod sum;
 mod table;
 
@@ -180,6 +181,13 @@ unsafe fn dense<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
             weights = weights.wrapping_add(NV * 64);
         }
     }
+    if tile.raw {
+        for i in 0..MR {
+            // SAFETY: the output has room for the sums of a block.
+            unsafe { raw::store::<NV>(sums[i], tile.outputs[i]) };
+        }
+        return;
+    }
     // SAFETY: multipliers follow the bias.
     let multipliers: [__m512; NV] =
         std::array::from_fn(|v| unsafe { _mm512_loadu_ps(block.add(NV * 64 + v * 64).cast()) });
@@ -250,6 +258,13 @@ unsafe fn half<const MR: usize, const NV: usize>(tile: &Tile<'_>) {
             }
             weights = weights.wrapping_add(NV * 32);
         }
+    }
+    if tile.raw {
+        for i in 0..MR {
+            // SAFETY: the output has room for the sums of a block.
+            unsafe { super::ymm::store_raw::<NV>(sums[i], tile.outputs[i]) };
+        }
+        return;
     }
     // SAFETY: multipliers follow the bias.
     let multipliers: [__m256; NV] =

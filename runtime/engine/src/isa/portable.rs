@@ -50,6 +50,11 @@ unsafe fn tile(windows: usize, tile: &Tile<'_>) {
                 weights = unsafe { weights.add(1) };
             }
         }
+        if tile.raw {
+            // SAFETY: the output has room for the sums of a block.
+            unsafe { tile.outputs[i].cast::<[i32; CHANNELS]>().write_unaligned(sums) };
+            continue;
+        }
         for (channel, (sum, multiplier)) in sums.iter().zip(multipliers).take(tile.channels).enumerate() {
             let byte = requantize(*sum, multiplier, tile.output.zero_point, tile.output.range);
             // SAFETY: the output has all channels that exist.

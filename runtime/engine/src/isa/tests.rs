@@ -123,6 +123,7 @@ fn dense(random: &mut Random, gemm: &Gemm, windows: usize, of: Of, kernels: &Ker
             first: 2,
             channels,
             plus: (middle % 2 == 1).then_some(plus),
+            raw: false,
             output,
         };
         for i in 0..windows {
@@ -143,6 +144,20 @@ fn dense(random: &mut Random, gemm: &Gemm, windows: usize, of: Of, kernels: &Ker
             "{}: {windows} windows of {channels} of {} channels, {runs} runs of {groups} groups of {depth}, {of:?}",
             kernels.name, gemm.channels
         );
+        let mut sums = vec![0x5555_5555; (windows + 1) * gemm.channels];
+        let all = windows * gemm.channels;
+        tile.raw = true;
+        for (out, sums) in tile.outputs.iter_mut().zip(sums[..all].chunks_mut(gemm.channels)) {
+            *out = sums.as_mut_ptr().cast();
+        }
+        // SAFETY: as above; there is room for all sums of each window.
+        unsafe { (gemm.tile)(windows, &tile) };
+        for (at, found) in sums[..all].iter().enumerate() {
+            let (window, c) = (at / gemm.channels, at % gemm.channels);
+            let expected = sum(window, c) + bias[c] + added(window);
+            assert!(c >= channels || *found == expected, "{}: raw sum of channel {c}, {of:?}", kernels.name);
+        }
+        assert!(sums[all..].iter().all(|untouched| *untouched == 0x5555_5555), "{}: beyond the block", kernels.name);
     }
 }
 

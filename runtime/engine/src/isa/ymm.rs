@@ -71,6 +71,13 @@ pub(super) unsafe fn store_all<const MR: usize, const NV: usize>(
     tile: &Tile<'_>,
     begin: usize,
 ) {
+    if tile.raw {
+        for (sums, out) in sums.into_iter().zip(tile.outputs) {
+            // SAFETY: the output has room for the sums of a block.
+            unsafe { store_raw::<NV>(sums, out.wrapping_add(begin * 4)) };
+        }
+        return;
+    }
     // SAFETY: the caller vouches for them.
     let multipliers = unsafe { load_reals::<NV>(multipliers) };
     for (sums, out) in sums.into_iter().zip(tile.outputs) {
@@ -78,6 +85,27 @@ pub(super) unsafe fn store_all<const MR: usize, const NV: usize>(
         unsafe {
             store::<NV>(sums, multipliers, tile.output, out.wrapping_add(tile.first + begin), tile.channels - begin)
         };
+    }
+}
+
+/// Stores `8 * NV` sums as they are, in the order of channels.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) unsafe fn store_raw<const NV: usize>(sums: [__m256i; NV], out: *mut u8) {
+    if NV == 1 {
+        // SAFETY: the caller vouches for the room.
+        unsafe { _mm256_storeu_si256(out.cast(), sums[0]) };
+        return;
+    }
+    for pair in 0..NV / 2 {
+        let (one, two) = (sums[pair * 2], sums[pair * 2 + 1]);
+        // SAFETY: as above; the lower lanes hold the channels of the first half.
+        unsafe {
+            let (low, high) =
+                (_mm256_permute2x128_si256::<0x20>(one, two), _mm256_permute2x128_si256::<0x31>(one, two));
+            _mm256_storeu_si256(out.add(pair * 32).cast(), low);
+            _mm256_storeu_si256(out.add((NV / 2 + pair) * 32).cast(), high);
+        }
     }
 }
 

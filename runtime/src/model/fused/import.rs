@@ -16,6 +16,7 @@ use super::report::Reason;
 use super::source::{INT8, Parameters, Source, UINT8, label};
 use crate::model::ModelError;
 use pending::{Core, Pending, Real};
+pub(super) use picture::window;
 use pointwise::{Limits, SQUARED_DIFFERENCE};
 use sedge_engine::{CompileError, Element, Graph, Options, Port, Problem, Program, Quantization, ValueId};
 use std::collections::HashMap;

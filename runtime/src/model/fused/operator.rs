@@ -1,9 +1,11 @@
-//! A region as an operator of tract.
+//! A region, or a group of dynamically quantized layers, as an operator of tract.
 
-use super::import::{Built, Fault};
+use super::dynamic;
+use super::import::{Built, Edge, Fault};
+use super::region::Region;
 use super::report::Reason;
 use super::{Plan, run};
-use sedge_engine::{Element, Session};
+use sedge_engine::{DynamicSession, Element, Session};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tract_onnx::tract_core::internal::*;
@@ -26,7 +28,7 @@ pub(super) fn datum_type(element: Element) -> DatumType {
 
 /// Puts the operators in the place of the nodes that stand for them.
 pub(super) fn place(model: &mut InferenceModel, plan: &Arc<Plan>) {
-    for number in 0..plan.division.regions.len() {
+    for number in 0..plan.division.operators().count() {
         let stands = name(number);
         if let Some(node) = model.nodes_mut().iter_mut().find(|node| node.name == stands) {
             node.op = expand(Planned { plan: plan.clone(), number, built: Arc::default() });
@@ -41,7 +43,37 @@ struct Planned {
     number: usize,
     /// The last one built, with the sizes it is for.
     #[allow(clippy::type_complexity)]
-    built: Arc<Mutex<Option<(Vec<Vec<usize>>, Arc<Built>)>>>,
+    built: Arc<Mutex<Option<(Vec<Vec<usize>>, Ready)>>>,
+}
+
+/// What is ready to run.
+#[derive(Debug, Clone)]
+pub(super) enum Ready {
+    Region(Arc<Built>),
+    Dynamic(Arc<dynamic::Built>),
+}
+
+/// Its memory.
+#[derive(Debug)]
+enum Memory {
+    Region(Session),
+    Dynamic(DynamicSession),
+}
+
+impl Ready {
+    fn outputs(&self) -> &[Edge] {
+        match self {
+            Self::Region(built) => &built.outputs,
+            Self::Dynamic(built) => &built.outputs,
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        match self {
+            Self::Region(built) => Memory::Region(built.program.session()),
+            Self::Dynamic(built) => Memory::Dynamic(built.session()),
+        }
+    }
 }
 
 impl fmt::Debug for Planned {
@@ -51,16 +83,19 @@ impl fmt::Debug for Planned {
 }
 
 impl Planned {
-    fn build(&self, shapes: Vec<Vec<usize>>) -> TractResult<Arc<Built>> {
+    fn region(&self) -> TractResult<&Region> {
+        self.plan.division.operators().nth(self.number).with_context(|| format!("no {}", name(self.number)))
+    }
+
+    fn build(&self, shapes: Vec<Vec<usize>>) -> TractResult<Ready> {
         let mut last = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, built)) = &*last
             && *of == shapes
         {
             return Ok(built.clone());
         }
-        match self.plan.build(self.number, &shapes) {
+        match self.plan.ready(self.number, &shapes) {
             Ok(built) => {
-                let built = Arc::new(built);
                 *last = Some((shapes, built.clone()));
                 Ok(built)
             }
@@ -75,7 +110,7 @@ impl Planned {
     fn sizes<'a>(&self, shapes: impl Iterator<Item = &'a [TDim]>) -> TractResult<Vec<Vec<usize>>> {
         let known = |shape: &[TDim]| shape.iter().map(|d| d.to_usize().ok()).collect::<Option<Vec<usize>>>();
         let Some(shapes) = shapes.map(known).collect() else {
-            let node = self.plan.division.regions[self.number].steps[0];
+            let node = self.region()?.steps[0];
             self.plan.note(Fault::Refused { node, reason: Reason::Sizes("they are open".to_owned()) });
             bail!("sizes of {} are open", name(self.number));
         };
@@ -89,7 +124,7 @@ impl Expansion for Planned {
     }
 
     fn nboutputs(&self) -> TractResult<usize> {
-        Ok(self.plan.division.regions[self.number].outputs.len())
+        Ok(self.region()?.outputs.len())
     }
 
     fn rules<'r, 'p: 'r, 's: 'r>(
@@ -98,7 +133,7 @@ impl Expansion for Planned {
         inputs: &'p [TensorProxy],
         outputs: &'p [TensorProxy],
     ) -> InferenceResult {
-        let region = &self.plan.division.regions[self.number];
+        let region = self.region()?;
         ensure!(
             inputs.len() == region.inputs.len() && outputs.len() == region.outputs.len(),
             "wrong number of tensors"
@@ -111,7 +146,7 @@ impl Expansion for Planned {
         }
         solver.given_all(inputs.iter().map(|input| &input.shape), move |solver, shapes: Vec<TVec<TDim>>| {
             let built = self.build(self.sizes(shapes.iter().map(|shape| &**shape))?)?;
-            for (edge, output) in built.outputs.iter().zip(outputs) {
+            for (edge, output) in built.outputs().iter().zip(outputs) {
                 let shape: TVec<TDim> = edge.shape.iter().map(|d| d.to_dim()).collect();
                 solver.equals(&output.shape, shape)?;
             }
@@ -127,15 +162,19 @@ impl Expansion for Planned {
     }
 }
 
-/// A region that is ready to run.
+/// An operator that is ready to run.
 #[derive(Debug, Clone)]
 struct Fused {
-    built: Arc<Built>,
+    built: Ready,
 }
 
 impl PartialEq for Fused {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.built, &other.built)
+        match (&self.built, &other.built) {
+            (Ready::Region(one), Ready::Region(two)) => Arc::ptr_eq(one, two),
+            (Ready::Dynamic(one), Ready::Dynamic(two)) => Arc::ptr_eq(one, two),
+            _ => false,
+        }
     }
 }
 
@@ -153,42 +192,54 @@ impl EvalOp for Fused {
     not_out_of_plan!();
 
     fn state(&self, _context: &EvalContext<'_>) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(State { session: self.built.program.session(), built: self.built.clone() })))
+        Ok(Some(Box::new(State { memory: self.built.memory(), built: self.built.clone() })))
     }
 }
 
 impl TypedOp for Fused {
     fn output_facts(&self, _inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(self.built.outputs.iter().map(|edge| datum_type(edge.element).fact(&*edge.shape)).collect())
+        Ok(self.built.outputs().iter().map(|edge| datum_type(edge.element).fact(&*edge.shape)).collect())
     }
 
     as_op!();
 }
 
-/// The memory of a region.
+/// The memory of an operator.
 #[derive(Debug)]
 struct State {
-    built: Arc<Built>,
-    session: Session,
+    built: Ready,
+    memory: Memory,
 }
 
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self { session: self.built.program.session(), built: self.built.clone() }
+        Self { memory: self.built.memory(), built: self.built.clone() }
     }
 }
 
 impl OpState for State {
     fn eval(&mut self, _context: &EvalContext<'_>, _op: &dyn Op, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let outputs = self.built.outputs.iter();
+        let outputs = self.built.outputs().iter();
         // SAFETY: every element is written by the run below, or the tensors are dropped unread; both are plain numbers.
         let fresh = outputs.map(|edge| unsafe { Tensor::uninitialized_dt(datum_type(edge.element), &edge.shape) });
         let mut outputs = fresh.collect::<TractResult<TVec<Tensor>>>()?;
-        let bytes: TVec<&[u8]> = inputs.iter().map(|value| value.as_bytes()).collect();
-        {
-            let mut places: TVec<&mut [u8]> = outputs.iter_mut().map(Tensor::as_bytes_mut).collect();
-            run(&self.built, &mut self.session, &bytes, &mut places).map_err(|problem| anyhow!(problem))?;
-        }
+        let result = match (&self.built, &mut self.memory) {
+            (Ready::Region(built), Memory::Region(session)) => {
+                let bytes: TVec<&[u8]> = inputs.iter().map(|value| value.as_bytes()).collect();
+                let mut places: TVec<&mut [u8]> = outputs.iter_mut().map(Tensor::as_bytes_mut).collect();
+                run(built, session, &bytes, &mut places)
+            }
+            (Ready::Dynamic(built), Memory::Dynamic(session)) => {
+                let input = inputs.first().context("no input")?.try_as_plain_ram()?;
+                let views = outputs.iter_mut().map(Tensor::try_as_plain_ram_mut);
+                let mut views = views.collect::<TractResult<TVec<_>>>()?;
+                let places = views.iter_mut().map(|view| view.as_slice_mut::<f32>());
+                let mut places = places.collect::<TractResult<TVec<&mut [f32]>>>()?;
+                built.run(session, input.as_slice::<f32>()?, &mut places)
+            }
+            _ => Err("the memory is another operator's".to_owned()),
+        };
+        result.map_err(|problem| anyhow!(problem))?;
         Ok(outputs.into_iter().map(IntoTValue::into_tvalue).collect())
     }
 

@@ -3,6 +3,7 @@
 //! Two regions that touch become one, unless a way leads out of the one, through a node of tract, and into the other:
 //! tract could then run neither first.
 
+use super::dynamic::Group;
 use super::import;
 use super::recognise::{Verdict, moves, quantized};
 use super::report::{Fate, Fusion, NodeFusion, Reason};
@@ -26,6 +27,8 @@ pub(in crate::model) struct Region {
 /// A graph divided between regions and tract.
 pub(super) struct Division {
     pub(super) regions: Vec<Region>,
+    /// Dynamically quantized layers, counted after the regions. tract would run their nodes otherwise.
+    dynamic: Vec<Group>,
     /// The region of each node that is part of a step.
     of: Vec<Option<usize>>,
     /// Nodes that tract runs, or needs the constants of.
@@ -88,7 +91,7 @@ impl Groups {
 }
 
 /// Divides a graph. Regions that would only carry bytes back and forth are dissolved in `verdicts`.
-pub(super) fn divide(source: &Source, verdicts: &mut [Verdict]) -> Division {
+pub(super) fn divide(source: &Source, verdicts: &mut [Verdict], dynamic: Vec<Group>) -> Division {
     let count = source.graph.node.len();
     let step = |verdicts: &[Verdict], at: usize| match verdicts[at] {
         Verdict::Step(root) => Some(root),
@@ -156,7 +159,7 @@ pub(super) fn divide(source: &Source, verdicts: &mut [Verdict]) -> Division {
             regions[number].steps.push(at);
         }
     }
-    let mut division = Division { regions, of, kept: BTreeSet::new() };
+    let mut division = Division { regions, dynamic, of, kept: BTreeSet::new() };
     division.edges(source, verdicts);
     division.keep(source, verdicts);
     division
@@ -184,6 +187,16 @@ fn works(source: &Source, verdicts: &[Verdict], at: usize) -> bool {
 }
 
 impl Division {
+    /// Everything that becomes one operator, by its number.
+    pub(super) fn operators(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().chain(self.dynamic.iter().map(|group| &group.region))
+    }
+
+    /// The dynamically quantized layers behind such a number; none where it is a region's.
+    pub(super) fn dynamic(&self, number: usize) -> Option<&Group> {
+        self.dynamic.get(number.checked_sub(self.regions.len())?)
+    }
+
     /// The region that yields the bytes behind a tensor.
     fn home(&self, source: &Source, verdicts: &[Verdict], name: &str) -> Option<usize> {
         source.producer(base(source, verdicts, name)).and_then(|(at, _)| self.of[at])
@@ -252,13 +265,15 @@ impl Division {
     fn keep(&mut self, source: &Source, verdicts: &[Verdict]) {
         let mut wanted: Vec<&str> = source.graph.output.iter().map(|o| o.name.as_str()).collect();
         let left = (0..source.graph.node.len()).filter(|at| matches!(verdicts[*at], Verdict::Left(_)));
-        for at in left {
+        let taken: HashSet<usize> = self.dynamic.iter().flat_map(|group| &group.nodes).copied().collect();
+        for at in left.filter(|at| !taken.contains(at)) {
             self.kept.insert(at);
             wanted.extend(source.reads(at));
         }
-        wanted.extend(self.regions.iter().flat_map(|region| &region.inputs).map(|(name, _)| name.as_str()));
+        let operators = || self.regions.iter().chain(self.dynamic.iter().map(|group| &group.region));
+        wanted.extend(operators().flat_map(|region| &region.inputs).map(|(name, _)| name.as_str()));
         let yielded: HashSet<&str> =
-            self.regions.iter().flat_map(|region| &region.outputs).map(|(name, _)| name.as_str()).collect();
+            operators().flat_map(|region| &region.outputs).map(|(name, _)| name.as_str()).collect();
         while let Some(name) = wanted.pop() {
             if yielded.contains(name) {
                 continue;
@@ -276,6 +291,7 @@ impl Division {
     pub(super) fn is_whole(&self, source: &Source) -> bool {
         let [region] = self.regions.as_slice() else { return false };
         self.kept.is_empty()
+            && self.dynamic.is_empty()
             && source.graph.output.iter().all(|o| region.outputs.iter().any(|(name, _)| *name == o.name))
     }
 
@@ -288,7 +304,7 @@ impl Division {
     pub(super) fn rest(&self, source: &Source, name: impl Fn(usize) -> String) -> pb::GraphProto {
         let graph = &source.graph;
         let mut node: Vec<pb::NodeProto> = self.kept.iter().map(|at| source.node(*at).clone()).collect();
-        for (number, region) in self.regions.iter().enumerate() {
+        for (number, region) in self.operators().enumerate() {
             node.push(pb::NodeProto {
                 name: name(number),
                 op_type: name(number),
@@ -333,7 +349,11 @@ impl Division {
             }
             None
         };
+        let layer = |at: usize| self.dynamic.iter().position(|group| group.nodes.contains(&at));
         let fate = |at: usize| match &verdicts[at] {
+            Verdict::Left(_) if layer(at).is_some() => {
+                Fate::Fused { region: self.regions.len() + layer(at).unwrap_or(0) }
+            }
             Verdict::Constant => Fate::Constant,
             Verdict::Left(reason) => Fate::Left { reason: reason.clone() },
             Verdict::Step(_) => {
@@ -355,7 +375,7 @@ impl Division {
             operator: visible(&node.op_type, 100),
             fate: fate(at),
         });
-        Fusion { nodes: nodes.collect(), regions: self.regions.len(), whole: self.is_whole(source) }
+        Fusion { nodes: nodes.collect(), regions: self.operators().count(), whole: self.is_whole(source) }
     }
 
     /// Builds a region for inputs of these sizes.

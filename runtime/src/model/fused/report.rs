@@ -76,6 +76,8 @@ pub enum Reason {
     VaryingInput(&'static str),
     #[error("its sizes are not supported: {0}")]
     Sizes(String),
+    #[error("it is no part of a dynamically quantized layer: {0}")]
+    NotDynamic(&'static str),
     #[error("its bias is too large for an accumulator")]
     LargeBias,
     #[error("there is nothing between its quantization and the next to compute in integers")]

@@ -45,6 +45,14 @@ pub(super) unsafe fn store_window<const NV: usize>(
     if let Some(plus) = &tile.plus {
         sums = sums.map(|sum| vaddq_s32(sum, vdupq_n_s32(plus[window])));
     }
+    if tile.raw {
+        let out = tile.outputs[window].cast::<i32>();
+        for (v, sums) in sums.into_iter().enumerate() {
+            // SAFETY: the output has room for the sums of a block.
+            unsafe { vst1q_s32(out.wrapping_add(v * 4), sums) };
+        }
+        return;
+    }
     // SAFETY: as of this function.
     unsafe { store(sums, multipliers, tile.output, tile.outputs[window].wrapping_add(tile.first), tile.channels) };
 }

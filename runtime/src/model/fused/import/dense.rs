@@ -130,7 +130,7 @@ impl super::Builder<'_> {
         if weights.scales.len() > 1 && weights.axis != 0 {
             return self.refuse(at, Reason::Setting("axis of the weights' scales"));
         }
-        let Some((bytes, weight_zero_point)) = weights.as_int8() else {
+        let Some((bytes, weight_zero_points)) = weights.as_int8() else {
             return self.refuse(at, Reason::WeightZeroPoint);
         };
         // Rows may lie in any order, as long as each is whole.
@@ -145,7 +145,7 @@ impl super::Builder<'_> {
             window: POINT,
             groups: 1,
             weights: bytes,
-            weight_zero_point,
+            weight_zero_points,
             scales: weights.scales.clone(),
             bias,
             range,

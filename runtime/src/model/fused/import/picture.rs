@@ -4,8 +4,75 @@ use super::super::operand::{Operand, channels_last};
 use super::super::report::Reason;
 use super::super::source::{Source, attribute, axis, integer, label, text};
 use super::pointwise::Limits;
-use super::{Argument, Building, Target, Weights};
+use super::{Argument, Building, Fault, Target, Weights};
 use sedge_engine::{Conv, Dims, Op, Pads, Window};
+
+/// The window of a node over a picture, with `kernel` where the node tells none.
+pub(in super::super) fn window(
+    source: &Source,
+    at: usize,
+    dims: Dims,
+    rank: usize,
+    kernel: Option<[usize; 2]>,
+) -> Building<Window> {
+    let node = source.node(at);
+    let sizes = |what: &str| Err(Fault::Refused { node: at, reason: Reason::Sizes(what.to_owned()) });
+    // Lines have no rows: one of everything.
+    let two = |name: &str, default: usize| -> Option<[usize; 2]> {
+        match (attribute(node, name).map_or(&[][..], |a| &a.ints), rank) {
+            ([], _) => Some([default; 2]),
+            (&[h, w], 4) => Some([usize::try_from(h).ok()?, usize::try_from(w).ok()?]),
+            (&[w], 3) => Some([1, usize::try_from(w).ok()?]),
+            _ => None,
+        }
+    };
+    let kernel = kernel.or_else(|| attribute(node, "kernel_shape").and_then(|_| two("kernel_shape", 1)));
+    let (Some(kernel), Some(stride), Some(dilation)) = (kernel, two("strides", 1), two("dilations", 1)) else {
+        return sizes("its window");
+    };
+    if [kernel, stride, dilation].iter().flatten().any(|n| *n == 0) {
+        return sizes("its window");
+    }
+    let mut pads = match (attribute(node, "pads").map_or(&[][..], |a| &a.ints), rank) {
+        ([], _) => Some([0; 4]),
+        (&[t, l, b, r], 4) => [t, l, b, r]
+            .map(|n| usize::try_from(n).ok())
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .and_then(|p| p.try_into().ok()),
+        (&[l, r], 3) => usize::try_from(l).ok().zip(usize::try_from(r).ok()).map(|(l, r)| [0, l, 0, r]),
+        _ => None,
+    };
+    let size = [dims.h, dims.w];
+    let span = |a: usize| kernel[a].saturating_sub(1).saturating_mul(dilation[a]).saturating_add(1);
+    let automatic = text(node, "auto_pad");
+    if matches!(automatic, "SAME_UPPER" | "SAME_LOWER") {
+        let mut found = [0; 4];
+        for a in 0..2 {
+            let out = size[a].div_ceil(stride[a]);
+            let total = ((out - 1).saturating_mul(stride[a]).saturating_add(span(a))).saturating_sub(size[a]);
+            let (less, more) = (total / 2, total.div_ceil(2));
+            let upper = automatic == "SAME_UPPER";
+            (found[a], found[a + 2]) = if upper { (less, more) } else { (more, less) };
+        }
+        pads = Some(found);
+    } else if automatic == "VALID" {
+        pads = Some([0; 4]);
+    }
+    let Some([top, left, mut bottom, mut right]) = pads else { return sizes("its padding") };
+    if integer(node, "ceil_mode", 0) != 0 {
+        for (a, before, after) in [(0, top, &mut bottom), (1, left, &mut right)] {
+            let room = size[a].saturating_add(before).saturating_add(*after);
+            let rest = room.checked_sub(span(a)).map_or(0, |room| room % stride[a]);
+            // One more step, when it would still begin on the picture or its leading padding.
+            let begins = room.saturating_sub(span(a)).saturating_add(stride[a] - rest);
+            if rest != 0 && begins < size[a].saturating_add(before) {
+                *after = after.saturating_add(stride[a] - rest);
+            }
+        }
+    }
+    Ok(Window { kernel, stride, dilation, pads: Pads { top, left, bottom, right } })
+}
 
 impl super::Builder<'_> {
     /// A picture `[n, c, h, w]`, or a line `[n, c, w]`, as the engine wants it.
@@ -16,66 +83,6 @@ impl super::Builder<'_> {
             other => return self.sizes(at, format!("{other:?} is no picture")),
         };
         Ok((self.arrange(at, x, &channels_last(x.shape.len()), dims)?, dims))
-    }
-
-    /// The window of a node over a picture, with `kernel` where the node tells none.
-    fn window(&self, at: usize, dims: Dims, rank: usize, kernel: Option<[usize; 2]>) -> Building<Window> {
-        let node = self.source.node(at);
-        // Lines have no rows: one of everything.
-        let two = |name: &str, default: usize| -> Option<[usize; 2]> {
-            match (attribute(node, name).map_or(&[][..], |a| &a.ints), rank) {
-                ([], _) => Some([default; 2]),
-                (&[h, w], 4) => Some([usize::try_from(h).ok()?, usize::try_from(w).ok()?]),
-                (&[w], 3) => Some([1, usize::try_from(w).ok()?]),
-                _ => None,
-            }
-        };
-        let kernel = kernel.or_else(|| attribute(node, "kernel_shape").and_then(|_| two("kernel_shape", 1)));
-        let (Some(kernel), Some(stride), Some(dilation)) = (kernel, two("strides", 1), two("dilations", 1)) else {
-            return self.sizes(at, "its window");
-        };
-        if [kernel, stride, dilation].iter().flatten().any(|n| *n == 0) {
-            return self.sizes(at, "its window");
-        }
-        let mut pads = match (attribute(node, "pads").map_or(&[][..], |a| &a.ints), rank) {
-            ([], _) => Some([0; 4]),
-            (&[t, l, b, r], 4) => [t, l, b, r]
-                .map(|n| usize::try_from(n).ok())
-                .into_iter()
-                .collect::<Option<Vec<_>>>()
-                .and_then(|p| p.try_into().ok()),
-            (&[l, r], 3) => usize::try_from(l).ok().zip(usize::try_from(r).ok()).map(|(l, r)| [0, l, 0, r]),
-            _ => None,
-        };
-        let size = [dims.h, dims.w];
-        let span = |a: usize| kernel[a].saturating_sub(1).saturating_mul(dilation[a]).saturating_add(1);
-        let automatic = text(node, "auto_pad");
-        if matches!(automatic, "SAME_UPPER" | "SAME_LOWER") {
-            let mut found = [0; 4];
-            for a in 0..2 {
-                let out = size[a].div_ceil(stride[a]);
-                let total = ((out - 1).saturating_mul(stride[a]).saturating_add(span(a))).saturating_sub(size[a]);
-                let (less, more) = (total / 2, total.div_ceil(2));
-                let upper = automatic == "SAME_UPPER";
-                (found[a], found[a + 2]) = if upper { (less, more) } else { (more, less) };
-            }
-            pads = Some(found);
-        } else if automatic == "VALID" {
-            pads = Some([0; 4]);
-        }
-        let Some([top, left, mut bottom, mut right]) = pads else { return self.sizes(at, "its padding") };
-        if integer(node, "ceil_mode", 0) != 0 {
-            for (a, before, after) in [(0, top, &mut bottom), (1, left, &mut right)] {
-                let room = size[a].saturating_add(before).saturating_add(*after);
-                let rest = room.checked_sub(span(a)).map_or(0, |room| room % stride[a]);
-                // One more step, when it would still begin on the picture or its leading padding.
-                let begins = room.saturating_sub(span(a)).saturating_add(stride[a] - rest);
-                if rest != 0 && begins < size[a].saturating_add(before) {
-                    *after = after.saturating_add(stride[a] - rest);
-                }
-            }
-        }
-        Ok(Window { kernel, stride, dilation, pads: Pads { top, left, bottom, right } })
     }
 
     /// Sizes of what a window yields; the engine checks the rest.
@@ -122,7 +129,7 @@ impl super::Builder<'_> {
         }
         let kernel = if rank == 3 { [1, weights.dims[2]] } else { [weights.dims[2], weights.dims[3]] };
         let (from, dims) = self.picture(at, &x)?;
-        let window = self.window(at, dims, rank, Some(kernel))?;
+        let window = window(self.source, at, dims, rank, Some(kernel))?;
         let (h, w) = self.swept(at, &window, dims)?;
         let Ok(groups) = usize::try_from(integer(node, "group", 1)) else { return self.sizes(at, "its groups") };
         let channels = weights.dims[0];
@@ -130,14 +137,14 @@ impl super::Builder<'_> {
             return self.sizes(at, format!("{} channels in groups of {}", dims.c, weights.dims[1]));
         }
         let Some(weights) = weights.transposed(&channels_last(rank)) else { return self.sizes(at, "its weights") };
-        let Some((bytes, weight_zero_point)) = weights.as_int8() else {
+        let Some((bytes, weight_zero_points)) = weights.as_int8() else {
             return self.refuse(at, Reason::WeightZeroPoint);
         };
         let bias = self.steps(at, bias, channels, self.graph.values[from.0].quantization.scale, &weights.scales)?;
         let out = Dims::new(dims.n, h, w, channels);
         let value = self.graph.value(label(node), out, target.quantization);
         let range = limits.range(target.quantization);
-        let op = Conv { window, groups, weights: bytes, weight_zero_point, scales: weights.scales, bias, range };
+        let op = Conv { window, groups, weights: bytes, weight_zero_points, scales: weights.scales, bias, range };
         self.graph.node(label(node), Op::Conv(op), &[from], value);
         Ok(Self::placed(value, out, rank))
     }
@@ -146,7 +153,7 @@ impl super::Builder<'_> {
         let node = self.source.node(at);
         let (from, dims) = self.picture(at, x)?;
         let rank = x.shape.len();
-        let window = self.window(at, dims, rank, None)?;
+        let window = window(self.source, at, dims, rank, None)?;
         let (h, w) = self.swept(at, &window, dims)?;
         let out = Dims { h, w, ..dims };
         let value = self.graph.value(label(node), out, self.quantization(x));
@@ -161,7 +168,7 @@ impl super::Builder<'_> {
         // A picture with its channels last is one with its axes named otherwise.
         let x = if last && rank == 4 { &x.transposed(&[0, 3, 1, 2]) } else { x };
         let (from, dims) = self.picture(at, x)?;
-        let window = self.window(at, dims, rank, None)?;
+        let window = window(self.source, at, dims, rank, None)?;
         let include_pads = integer(node, "count_include_pad", 0) != 0;
         if include_pads && integer(node, "ceil_mode", 0) != 0 {
             return self.refuse(at, Reason::Setting("ceil_mode with count_include_pad"));

@@ -61,7 +61,7 @@ impl Weights {
     }
 
     /// Integers with their parameters, checked against each other.
-    pub(super) fn with(
+    pub(in super::super) fn with(
         node: &NodeProto,
         constant: Constant,
         parameters: Parameters,
@@ -93,30 +93,29 @@ impl Weights {
         Self { dims, elements, scales: vec![], zero_points: vec![], axis: 0 }
     }
 
-    pub(super) fn transposed(self, axes: &[usize]) -> Option<Self> {
+    pub(in super::super) fn transposed(self, axes: &[usize]) -> Option<Self> {
         let place = axes.iter().position(|a| *a == self.axis);
         let constant = Constant { dims: self.dims, elements: self.elements }.transposed(axes)?;
         let Constant { dims, elements } = constant;
         Some(Self { dims, elements, axis: place.unwrap_or(0), ..self })
     }
 
-    /// As int8, with the one that stands for 0: 0 where all fit with their zero points taken off. `None` for weights of
-    /// another type, and for several zero points that do not let them fit.
-    pub(super) fn as_int8(&self) -> Option<(Vec<i8>, i8)> {
+    /// As int8, with those that stand for 0: none where all fit with their zero points taken off, else one, or one for
+    /// each index along the axis. `None` for weights of another type.
+    pub(in super::super) fn as_int8(&self) -> Option<(Vec<i8>, Vec<i8>)> {
         if let Some(symmetric) = self.symmetric() {
-            return Some((symmetric, 0));
+            return Some((symmetric, vec![]));
         }
+        let (all, shift) = match &self.elements {
+            Elements::I8(all) => (all.clone(), 0),
+            Elements::U8(all) => (all.iter().map(|v| (v ^ 0x80) as i8).collect(), 128),
+            _ => return None,
+        };
         let (first, rest) = self.zero_points.split_first()?;
-        if rest.iter().any(|zero_point| zero_point != first) {
-            return None;
-        }
-        match &self.elements {
-            Elements::I8(all) => Some((all.clone(), i8::try_from(*first).ok()?)),
-            Elements::U8(all) => {
-                Some((all.iter().map(|v| (v ^ 0x80) as i8).collect(), i8::try_from(first - 128).ok()?))
-            }
-            _ => None,
-        }
+        let same = rest.iter().all(|zero_point| zero_point == first);
+        let zero_points = if same { &self.zero_points[..1] } else { &self.zero_points };
+        let narrow = |zero_point: &i32| i8::try_from(zero_point - shift).ok();
+        Some((all, zero_points.iter().map(narrow).collect::<Option<_>>()?))
     }
 
     /// With the zero point taken off, as int8; `None` where that is no int8.
