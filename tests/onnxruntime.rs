@@ -17,7 +17,8 @@ use std::path::Path;
 const ROUNDING: f32 = 1e-3;
 /// Share of a kind's values that may be unequal, by the form that graphs are written in. Of QDQ those on a tie, which is
 /// rounded by what float sums make of it. ONNX Runtime's quantized operators add the zero point before they round, which
-/// turns a tie around where it is odd, and its quantized softmax works from a table of its own.
+/// turns a tie around where it is odd, and its quantized softmax works from a table of its own. Graphs of another seed
+/// have more or fewer ties.
 const UNEQUAL_MAX: [(&str, f64); 3] = [("QDQ", 0.02), ("QOperator", 0.08), ("mixed", 0.02)];
 /// What tract runs says nothing about fused operators: of the nodes of each kind of graph this share must be fused, or
 /// constant.
