@@ -145,12 +145,25 @@ fn padding_goes_into_the_convolution_behind_it() {
     assert_eq!(names, ["Conv", "MaxPool"]);
 }
 
-/// The larger models that `scripts/bench-engines` generates, where it has been run.
+/// Quanta that a generated model may be away from the closer of both references: the detector is 25.
+const GENERATED_MAX: f32 = 32.0;
+
+/// The folder of models that `scripts/bench-engines` generates, with TensorFlow and much else: nothing requires them.
+#[allow(clippy::print_stderr)]
+fn generated_models() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache/sedge"));
+    let cache = std::env::var_os("SEDGE_CACHE").map(PathBuf::from).or_else(home);
+    let found = cache.map(|cache| cache.join("peers/models")).filter(|place| place.is_dir());
+    if found.is_none() {
+        eprintln!("skipped: scripts/bench-engines has generated no models here");
+    }
+    found
+}
+
 #[test]
-#[ignore = "needs the models that scripts/bench-engines generates"]
 #[allow(clippy::print_stderr)]
 fn the_generated_models_answer_as_tensorflow_lite_does() {
-    let folder = PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/sedge/peers/models");
+    let Some(folder) = generated_models() else { return };
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("the models").map(|e| e.expect("an entry").path()).collect();
     files.retain(|path| path.to_string_lossy().ends_with("_int8.tflite"));
@@ -161,6 +174,9 @@ fn the_generated_models_answer_as_tensorflow_lite_does() {
             Ok(_) => {
                 let distances = compare(&path, &["tflite", "onnxruntime"], 1, |name, _| name.to_owned());
                 eprintln!("{}: {distances:?}", path.display());
+                // Random weights make much of one quantum early on.
+                let closest = distances.iter().map(|distance| distance.largest).fold(f32::INFINITY, f32::min);
+                assert!(closest <= GENERATED_MAX, "{}: {distances:?}", path.display());
             }
         }
     }

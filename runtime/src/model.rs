@@ -35,6 +35,9 @@ pub struct ModelOptions {
     pub shapes: Vec<(String, Vec<i32>)>,
     /// What runs the quantized parts.
     pub engine: Engine,
+    /// The engine's instruction set by name, to compare and to test; where none is given, that of the environment
+    /// variable `SEDGE_ISA`, or the best that the core has.
+    pub isa: Option<String>,
 }
 
 /// What runs the quantized parts of a model.
@@ -49,15 +52,16 @@ pub enum Engine {
 }
 
 impl ModelOptions {
-    /// The engine's instruction set can be chosen by the environment variable `SEDGE_ISA`, to compare and to test.
     fn of_engine(&self) -> sedge_engine::Options {
-        sedge_engine::Options { threads: self.threads, ..sedge_engine::Options::from_environment() }
+        let of_environment = sedge_engine::Options::from_environment();
+        let isa = self.isa.clone().or(of_environment.isa);
+        sedge_engine::Options { threads: self.threads, isa, ..of_environment }
     }
 }
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self { threads: 1, shapes: Vec::new(), engine: Engine::default() }
+        Self { threads: 1, shapes: Vec::new(), engine: Engine::default(), isa: None }
     }
 }
 

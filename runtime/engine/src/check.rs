@@ -1,7 +1,7 @@
 //! What a graph must be before anything is computed with it: every error names the node and what is wrong with it.
 
 use crate::graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, ValueId, Window};
-use crate::requantize::conv_multipliers;
+use crate::requantize::{conv_multipliers, mul_multiplier};
 use std::collections::HashSet;
 
 /// Larger tensors are refused: their addresses would not fit a 32-bit device.
@@ -185,7 +185,10 @@ fn node_in(graph: &Graph, node: &Node, known: &HashSet<ValueId>, weights: bool) 
             let (w, c) = if *transposed { (out.dims.c, a.c) } else { (a.c, out.dims.c) };
             is("second input", b, Dims::new(of(b.n, a.n), of(b.h, a.h), w, c))?;
             is("output", out.dims, Dims { c: out.dims.c, ..a })?;
-            sums(&node.name, 0, a.c as i64 * 255 * 255)
+            let sum = a.c as i64 * 255 * 255;
+            sums(&node.name, 0, sum)?;
+            let scales = [first, inputs[1], out].map(|value| value.quantization.scale);
+            steps(&node.name, 0, sum, mul_multiplier(scales[0], scales[1], scales[2]))
         }
         Op::Concat { axis } => {
             let mut sizes = first.dims.array();
@@ -274,6 +277,13 @@ fn sums(name: &str, channel: usize, sum: i64) -> Result<(), GraphError> {
     if sum <= ACCUMULATOR_MAX { Ok(()) } else { Err(fault(name, Problem::Overflow { channel, sum })) }
 }
 
+/// Kernels turn steps of the output into an i32 before they limit them.
+fn steps(name: &str, channel: usize, sum: i64, multiplier: f32) -> Result<(), GraphError> {
+    let largest = sum as f64 * f64::from(multiplier);
+    let fits = largest.is_finite() && largest < f64::from(1 << 30);
+    if fits { Ok(()) } else { Err(fault(name, Problem::Multiplier { channel, largest })) }
+}
+
 /// Sizes of what a window yields, with the input's channels.
 pub(crate) fn windows(name: &str, window: &Window, input: Dims) -> Result<Dims, GraphError> {
     let err = || fault(name, Problem::Window(window.kernel));
@@ -345,10 +355,7 @@ fn conv(
         // Kernels fold the zero point into the bias, so both parts must fit each on its own and together.
         let sum = bias.saturating_add(weights.saturating_mul(2 * 255));
         sums(name, channel, sum)?;
-        let largest = sum as f64 * f64::from(multipliers[channel]);
-        if !(largest.is_finite() && largest < f64::from(1 << 30)) {
-            return err(Problem::Multiplier { channel, largest });
-        }
+        steps(name, channel, sum, multipliers[channel])?;
     }
     Ok(())
 }

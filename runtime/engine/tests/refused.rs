@@ -68,6 +68,13 @@ fn scales_are_finite_and_above_zero() {
         graph.values[1].quantization.scale = 1e-30;
     });
     assert!(matches!(problem, Problem::Multiplier { .. }), "{problem}");
+    let (_, problem) = refused(|graph| {
+        let second = graph.value("second", Dims::new(1, 8, 4, 4), Quantization { scale: 1e4, zero_point: 0 });
+        graph.inputs.push(Port { value: second, element: Element::U8, order: Port::CHANNELS_LAST });
+        graph.nodes[0].op = Op::MatMul { transposed: false, range: Range::FULL };
+        graph.nodes[0].inputs.push(second);
+    });
+    assert!(matches!(problem, Problem::Multiplier { .. }), "{problem}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::model::ModelError;
 use pending::{Core, Pending, Real};
 pub(super) use picture::window;
 use pointwise::{Limits, SQUARED_DIFFERENCE};
-use sedge_engine::{CompileError, Element, Graph, Options, Port, Problem, Program, Quantization, ValueId};
+use sedge_engine::{CompileError, Element, Graph, Node, Op, Options, Port, Problem, Program, Quantization, ValueId};
 use std::collections::HashMap;
 pub(super) use weights::Weights;
 
@@ -132,20 +132,26 @@ pub(super) fn build(
     let edges = outputs.iter().map(|name| builder.leave(name, steps)).collect::<Building<Vec<_>>>()?;
     super::tidy::tidy(&mut builder.graph);
     let Builder { graph, feeds, .. } = builder;
-    let program = Program::compile(&graph, options).map_err(|e| fault(source, steps, e))?;
+    let program = Program::compile(&graph, options).map_err(|e| fault(source, steps, &graph, e))?;
     let float = |(_, (_, edge)): &(usize, &(String, Edge))| edge.element == Element::F32;
     let floats = inputs.iter().enumerate().filter(float).map(|(place, _)| place).collect();
     Ok(Built { program, feeds, floats, outputs: edges })
 }
 
 /// The node that the engine speaks of.
-fn fault(source: &Source, steps: &[usize], error: CompileError) -> Fault {
+fn fault(source: &Source, steps: &[usize], graph: &Graph, error: CompileError) -> Fault {
     let error = match error {
         CompileError::Graph(error) => error,
         // Whatever the graph: the same for each.
         other => return Fault::Wrong(ModelError::Engine(other)),
     };
+    // How large a product of two tensors becomes is up to what they hold; weights say it of themselves.
+    let of_two = |node: &Node| node.name == error.node && matches!(node.op, Op::MatMul { .. });
     match error.problem {
+        Problem::Multiplier { .. } if graph.nodes.iter().any(of_two) => {
+            let node = source.graph.node.iter().position(|node| label(node) == error.node);
+            Fault::Refused { node: node.unwrap_or(steps[0]), reason: Reason::LargeSteps }
+        }
         Problem::Overflow { .. } | Problem::Multiplier { .. } | Problem::Scale(_) => {
             Fault::Wrong(ModelError::Node { node: error.node, problem: error.problem.to_string() })
         }

@@ -80,6 +80,8 @@ pub enum Reason {
     NotDynamic(&'static str),
     #[error("its bias is too large for an accumulator")]
     LargeBias,
+    #[error("its scales may turn a product into more steps than 32 bits hold")]
+    LargeSteps,
     #[error("there is nothing between its quantization and the next to compute in integers")]
     Alone,
     #[error("the engine was set aside")]

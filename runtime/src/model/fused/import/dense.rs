@@ -34,7 +34,9 @@ impl super::Builder<'_> {
             Some(weights) => {
                 let sizes = weights.dims.iter().rev().enumerate();
                 let across = sizes.filter(|(place, size)| **size != 1 && *place != behind).count();
-                if follows && (across > 0 || weights.dims.len() > rank) {
+                // A Gemm's own may have rows too, or be one for each row.
+                let placed = follows || node.op_type == "Gemm";
+                if placed && (across > 0 || weights.dims.len() > rank) {
                     return self.sizes(reader, format!("{:?}", weights.dims));
                 }
                 Ok(Some(weights))
@@ -180,9 +182,11 @@ impl super::Builder<'_> {
         let value = self.graph.value(name, Dims::new(1, batch, rows, columns), target.quantization);
         let range = limits.range(target.quantization);
         self.graph.node(name, Op::MatMul { transposed, range }, &[one, two], value);
-        let mut shape = a.shape.clone();
-        shape[ra - 1] = columns;
-        Ok(Operand { value, order: natural(ra), shape })
+        // The result has as many axes as the one that has more.
+        let mut shape = vec![1; rb.saturating_sub(ra)];
+        shape.extend(&a.shape[..ra - 1]);
+        shape.push(columns);
+        Ok(Operand { value, order: natural(shape.len()), shape })
     }
 }
 

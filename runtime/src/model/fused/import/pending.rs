@@ -81,7 +81,14 @@ impl<'a> super::Builder<'a> {
         if matches!(node.op_type.as_str(), "Relu" | "Clip") {
             let limits = self.limits(at)?;
             return Ok(match self.real(&node.input[0])? {
-                Real::Pending(pending) => Pending { limits: pending.limits.then(limits), ..pending },
+                Real::Pending(pending) => {
+                    // Limits are put before what moves data; zeros around it would escape them.
+                    let pads = pending.moves.iter().any(|at| self.source.node(*at).op_type == "Pad");
+                    if pads && !limits.hold_zero() {
+                        return self.refuse(at, Reason::Setting("min or max, behind a Pad,"));
+                    }
+                    Pending { limits: pending.limits.then(limits), ..pending }
+                }
                 Real::Tensor(operand) => Pending { limits, ..fresh(Core::Curve(self.straight(&operand))) },
                 _ => return self.refuse(at, Reason::FloatInput(node.input[0].clone())),
             });

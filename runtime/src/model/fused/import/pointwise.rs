@@ -39,6 +39,11 @@ impl Limits {
         value.max(self.low).min(self.high)
     }
 
+    /// Whether they leave a zero as it is.
+    pub(super) fn hold_zero(self) -> bool {
+        self.of(0.0) == 0.0
+    }
+
     /// In bytes of the output: rounding keeps the order, so the limits can be rounded first.
     pub(super) fn range(self, to: Quantization) -> Range {
         Range { low: quantize(self.low, to), high: quantize(self.high, to) }
