@@ -218,3 +218,26 @@ fn a_value_that_is_no_number_is_told() {
     }
     model.run(&[tensor("x", &[1, 4], [1.0, 0.5, 0.0, 2.0]).view()]).expect("it runs again");
 }
+
+#[test]
+fn no_byte_of_a_damaged_model_can_end_the_process() {
+    for name in ["conv_s8", "conv_grouped", "matmul_u8_per_channel", "one_u8_fused"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("dynamic").join(format!("{name}.onnx"));
+        let good = std::fs::read(path).expect("the model");
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 0x55;
+            // Weights may be changed into others that are valid; that is what digests are for.
+            let Ok(mut model) = Model::load(&bad, &ModelOptions::default()) else { continue };
+            let specs = model.inputs();
+            let given: Option<Vec<Tensor>> = specs.iter().map(|spec| Tensor::empty(spec).ok()).collect();
+            let Some(mut given) = given else { continue };
+            for tensor in &mut given {
+                let count = tensor.shape.iter().product::<u32>() as usize;
+                tensor.data = (0..count).flat_map(|i| (i as f32).to_le_bytes()).collect();
+            }
+            let views: Vec<_> = given.iter().map(Tensor::view).collect();
+            let _ = model.run(&views);
+        }
+    }
+}

@@ -15,7 +15,7 @@ use crate::requantize::conv_multipliers;
 use crate::threads::{Arena, Split};
 use std::ops::Range;
 
-pub(crate) use sums::{CHANNELS_MAX, Sums};
+pub(crate) use sums::{CHANNELS_MAX, Pixel, Sums};
 
 /// Weights that fit into this many bytes are walked through for each tile of windows; more are walked through once.
 const WEIGHTS_NEAR_BYTES: usize = 16 << 10;

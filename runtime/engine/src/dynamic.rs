@@ -13,13 +13,16 @@
 //! What the zero points take away from them is known once the input is: `x_zero` times the sum of a channel's weights, and
 //! `w_zero` times the sum of a window. Layers that read the same tensor share its bytes.
 
+mod depthwise;
+
 use crate::bytes::AlignedBytes;
 use crate::check::{ACCUMULATOR_MAX, Problem, TENSOR_BYTES_MAX, fault, layer, windows};
 use crate::conv::{self, Sums};
+use crate::depthwise::is_depthwise;
 use crate::edge::border;
 use crate::elementwise::{Channels, Extent, Scaled};
 use crate::graph::{Conv, Dims, Pads, Quantization, Range, Window};
-use crate::isa::{Kernels, SLACK_BYTES, pick};
+use crate::isa::{Kernels, SLACK_BYTES, WINDOWS_MAX, pick};
 use crate::packed::Source;
 use crate::place::Place;
 use crate::program::{CompileError, Options, PRODUCTS_MIN, RunError};
@@ -76,17 +79,25 @@ pub struct DynamicProgram {
 
 #[derive(Debug)]
 struct Layer {
-    step: conv::Step,
+    step: Step,
     dims: Dims,
     strides: [usize; 4],
     products: u64,
     /// Weights of a channel.
     count: i32,
-    /// Of each channel: the sum of its weights, their zero point where it is not 0 for all, their scale, its bias.
+    /// Of each channel: what the input's zero point takes away, the sum of its weights; their zero point where it is not 0
+    /// for all; their scale; its bias.
     sums: Vec<i32>,
     zeros: Vec<i32>,
     scales: Vec<f32>,
     bias: Vec<f32>,
+}
+
+/// What yields the sums of a layer: those of a depthwise one come without zero points.
+#[derive(Debug)]
+enum Step {
+    Conv(conv::Step),
+    Depthwise(depthwise::Step),
 }
 
 /// The memory of one run after the other.
@@ -167,15 +178,21 @@ impl Layer {
         order: [usize; 4],
         kernels: &'static Kernels,
     ) -> Result<Self, CompileError> {
-        // Bytes as they lie in memory, so that nothing is folded into the sums.
-        let as_stored = Quantization { scale: 1.0, zero_point: kernels.flip };
         let Some(place) = Place::new(dims, Pads::default()) else {
             return Err(fault(&op.name, Problem::Size(dims)).into());
         };
-        let step = conv::Step::new(&conv, kernels, (input, as_stored), (place, as_stored), &mut Source::Pack);
+        let alone = is_depthwise(&conv, input.dims.c, dims.c);
+        let step = if alone {
+            Step::Depthwise(depthwise::Step::new(&conv, input, dims))
+        } else {
+            // Bytes as they lie in memory, so that nothing is folded into the sums.
+            let as_stored = Quantization { scale: 1.0, zero_point: kernels.flip };
+            let (input, output) = ((input, as_stored), (place, as_stored));
+            Step::Conv(conv::Step::new(&conv, kernels, input, output, &mut Source::Pack))
+        };
         let per_channel = conv.weights.len() / dims.c;
         let sum = |weights: &[i8]| weights.iter().map(|w| i32::from(*w)).sum();
-        let asymmetric = conv.weight_zero_points.iter().any(|zero_point| *zero_point != 0);
+        let asymmetric = !alone && conv.weight_zero_points.iter().any(|zero_point| *zero_point != 0);
         let zeros = (0..if asymmetric { dims.c } else { 0 }).map(|channel| conv.weight_zero_point(channel).into());
         let each = |all: &[f32], none: f32| match all {
             [] => vec![none; dims.c],
@@ -188,7 +205,7 @@ impl Layer {
             strides: strides(order, dims),
             products: (dims.n * dims.h * dims.w) as u64 * conv.weights.len() as u64,
             count: per_channel as i32,
-            sums: conv.weights.chunks(per_channel).map(sum).collect(),
+            sums: if alone { vec![0; dims.c] } else { conv.weights.chunks(per_channel).map(sum).collect() },
             zeros: zeros.collect(),
             scales: each(&conv.scales, 1.0),
             // Adding this changes nothing, not even the sign of a 0.
@@ -210,37 +227,71 @@ impl Layer {
         minus.iter_mut().zip(&self.sums).for_each(|(minus, sum)| *minus = zero * sum);
         multipliers.iter_mut().zip(&self.scales).for_each(|(multiplier, scale)| *multiplier = of.scale * scale);
         let (minus, multipliers): (&[i32], &[f32]) = (minus, multipliers);
-        let finish = |sums: &Sums<'_>| {
-            let Dims { h, w, .. } = self.dims;
-            let [sn, sh, sw, sc] = self.strides;
-            let channels = sums.first..sums.first + sums.channels;
-            let mut apart = [0.0; conv::CHANNELS_MAX];
-            for pixel in sums.pixels() {
-                let of = Channels {
-                    zeros: self.zeros.get(channels.clone()).unwrap_or_default(),
-                    times: pixel.bytes - self.count * zero,
-                    multipliers: &multipliers[channels.clone()],
-                };
-                let (minus, bias) = (&minus[channels.clone()], &self.bias[channels.clone()]);
-                let scaled = Scaled { minus, channels: of, bias };
-                let (n, y, x) = (pixel.pixel / w / h, pixel.pixel / w % h, pixel.pixel % w);
-                let at = n * sn + y * sh + x * sw + sums.first * sc;
-                if sc == 1 {
-                    // SAFETY: these channels of this pixel are this tile's alone.
-                    let out = unsafe { std::slice::from_raw_parts_mut(out.at(at), sums.channels) };
-                    (kernels.elementwise.scale)(pixel.sums, out, &scaled);
-                } else {
-                    let apart = &mut apart[..sums.channels];
-                    (kernels.elementwise.scale)(pixel.sums, apart, &scaled);
-                    for (c, value) in apart.iter().enumerate() {
-                        // SAFETY: as above.
-                        unsafe { out.at(at + c * sc).write(*value) };
-                    }
+        let each = |channels: std::ops::Range<usize>, times: i32| Scaled {
+            minus: &minus[channels.clone()],
+            channels: Channels {
+                zeros: self.zeros.get(channels.clone()).unwrap_or_default(),
+                times,
+                multipliers: &multipliers[channels.clone()],
+            },
+            bias: &self.bias[channels],
+        };
+        let scale = kernels.elementwise.scale;
+        let [_, _, _, apart] = self.strides;
+        // Channels that do not lie side by side outside are written channel by channel, some pixels at a time.
+        let scatter = |reals: &[f32], width: usize, places: &[usize], channels: usize| {
+            for c in 0..channels {
+                for (reals, place) in reals.chunks_exact(width).zip(places) {
+                    // SAFETY: these channels of these pixels are written by this call alone.
+                    unsafe { out.at(place + c * apart).write(reals[c]) };
                 }
             }
         };
+        // SAFETY: as above.
+        let row = |place: usize, count: usize| unsafe { std::slice::from_raw_parts_mut(out.at(place), count) };
+        let finish = |sums: &Sums<'_>| {
+            let channels = sums.first..sums.first + sums.channels;
+            let of = |pixel: &conv::Pixel<'_>| each(channels.clone(), pixel.bytes - self.count * zero);
+            if apart == 1 {
+                for pixel in sums.pixels() {
+                    scale(pixel.sums, row(self.place(pixel.pixel, sums.first), sums.channels), &of(&pixel));
+                }
+                return;
+            }
+            let mut reals = [0.0; WINDOWS_MAX * conv::CHANNELS_MAX];
+            let (mut places, mut count) = ([0; WINDOWS_MAX], 0);
+            for (pixel, reals) in sums.pixels().zip(reals.chunks_exact_mut(conv::CHANNELS_MAX)) {
+                scale(pixel.sums, &mut reals[..sums.channels], &of(&pixel));
+                places[count] = self.place(pixel.pixel, sums.first);
+                count += 1;
+            }
+            scatter(&reals, conv::CHANNELS_MAX, &places[..count], sums.channels);
+        };
+        let finish_alone = |pixel: usize, first: usize, sums: &[i32]| {
+            let (of, place) = (each(first..first + sums.len(), 0), self.place(pixel, first));
+            if apart == 1 {
+                return scale(sums, row(place, sums.len()), &of);
+            }
+            let mut reals = [0.0; conv::CHANNELS_MAX];
+            scale(sums, &mut reals[..sums.len()], &of);
+            scatter(&reals, conv::CHANNELS_MAX, &[place], sums.len());
+        };
         // SAFETY: as of this function.
-        unsafe { self.step.run_sums(arena, split, self.products, finish) };
+        unsafe {
+            match &self.step {
+                Step::Conv(step) => step.run_sums(arena, split, self.products, finish),
+                Step::Depthwise(step) => {
+                    step.run((arena, of.zero_point), (kernels, split), self.products, finish_alone);
+                }
+            }
+        }
+    }
+
+    /// Where a channel of a pixel lies outside.
+    fn place(&self, pixel: usize, channel: usize) -> usize {
+        let Dims { h, w, .. } = self.dims;
+        let [sn, sh, sw, sc] = self.strides;
+        pixel / w / h * sn + pixel / w % h * sh + pixel % w * sw + channel * sc
     }
 }
 

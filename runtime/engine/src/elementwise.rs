@@ -51,6 +51,18 @@ pub(crate) struct Scaled<'a> {
     pub(crate) bias: &'a [f32],
 }
 
+/// What a window's channels are multiplied with, each by itself: where its taps lie, and for each tap the weights of all
+/// channels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Taps<'a> {
+    pub(crate) taps: &'a [usize],
+    pub(crate) weights: &'a [i16],
+    pub(crate) channels: usize,
+    /// Of the bytes, and what they are exclusive-ored with.
+    pub(crate) zero_point: u8,
+    pub(crate) flip: u8,
+}
+
 /// Zero point, what bytes are exclusive-ored with, and limits.
 pub(crate) type Shift = ((u8, u8), Range);
 
@@ -79,6 +91,8 @@ pub(crate) struct Elementwise {
     pub(crate) quantize: fn(&[f32], &mut [u8], Quantization, u8),
     pub(crate) dequantize: fn(&[u8], &mut [f32], Quantization, u8),
     pub(crate) extent: fn(&[f32], &mut Extent),
+    /// Adds the products of neighbouring channels to their sums.
+    pub(crate) taps: fn(&[u8], &mut [i32], &Taps<'_>),
     pub(crate) scale: fn(&[i32], &mut [f32], &Scaled<'_>),
 }
 
@@ -252,6 +266,17 @@ fn extent_loop(x: &[f32], extent: &mut Extent) {
 }
 
 #[inline(always)]
+fn taps_loop(window: &[u8], sums: &mut [i32], of: &Taps<'_>) {
+    let (zero_point, count) = (i32::from(of.zero_point), sums.len());
+    for (tap, offset) in of.taps.iter().enumerate() {
+        let (x, weights) = (&window[*offset..][..count], &of.weights[tap * of.channels..][..count]);
+        for ((sum, x), weight) in sums.iter_mut().zip(x).zip(weights) {
+            *sum += (i32::from(x ^ of.flip) - zero_point) * i32::from(*weight);
+        }
+    }
+}
+
+#[inline(always)]
 fn scale_loop(sums: &[i32], out: &mut [f32], of: &Scaled<'_>) {
     let Channels { zeros, times, multipliers } = of.channels;
     // Parts may leave an i32 where the whole does not.
@@ -284,6 +309,7 @@ macro_rules! compiled_for {
             quantize: $module::quantize,
             dequantize: $module::dequantize,
             extent: $module::extent,
+            taps: $module::taps,
             scale: $module::scale,
         };
         mod $module {
@@ -331,6 +357,7 @@ macro_rules! compiled_for {
                 (x: &[u8], out: &mut [f32], from: Quantization, flip: u8)
             );
             compiled_for!(@ $($feature)?, extent, extent_loop, (x: &[f32], extent: &mut Extent));
+            compiled_for!(@ $($feature)?, taps, taps_loop, (window: &[u8], sums: &mut [i32], of: &Taps<'_>));
             compiled_for!(@ $($feature)?, scale, scale_loop, (sums: &[i32], out: &mut [f32], of: &Scaled<'_>));
         }
     };

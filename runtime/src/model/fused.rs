@@ -104,12 +104,12 @@ impl Plan {
 
     /// The operator with a number, for inputs of these sizes.
     fn ready(&self, number: usize, shapes: &[Vec<usize>]) -> Result<operator::Ready, Fault> {
-        Ok(match (self.division.dynamic(number), shapes) {
-            (Some(group), [shape]) => {
-                operator::Ready::Dynamic(Arc::new(dynamic::build(&self.source, group, shape, &self.options)?))
-            }
-            _ => operator::Ready::Region(Arc::new(self.build(number, shapes)?)),
-        })
+        let Some(group) = self.division.dynamic(number) else {
+            return Ok(operator::Ready::Region(Arc::new(self.build(number, shapes)?)));
+        };
+        // It has one input.
+        let shape = shapes.first().map_or(&[][..], Vec::as_slice);
+        Ok(operator::Ready::Dynamic(Arc::new(dynamic::build(&self.source, group, shape, &self.options)?)))
     }
 
     /// What tract gets: the rest of the graph, with the regions in it.

@@ -122,7 +122,9 @@ impl Layer {
             layer.scale = given(scale).ok_or_else(missing)?.clone();
         }
         let constant = |name: &String| source.is_constant(name);
-        if !constant(&layer.weights) {
+        if layer.output.is_empty() {
+            Err(Reason::NotDynamic("it lacks an output"))
+        } else if !constant(&layer.weights) {
             Err(Reason::VaryingWeights)
         } else if !(constant(&layer.scale) && layer.zero_point.iter().all(constant)) {
             Err(Reason::VaryingScale)
@@ -165,7 +167,7 @@ impl Layer {
         let (scales, _) = source.producer(&factor).ok_or_else(other)?;
         let [one, two] = source.node(scales).input.as_slice() else { return Err(other()) };
         let weights = if one == scale { two } else { one };
-        if source.node(scales).op_type != "Mul" || (one != scale && two != scale) {
+        if source.node(scales).op_type != "Mul" || scale.is_empty() || (one != scale && two != scale) {
             return Err(other());
         }
         self.scale = weights.clone();

@@ -5,7 +5,7 @@
 pub struct Fusion {
     /// Every node of the graph, in the file's order.
     pub nodes: Vec<NodeFusion>,
-    /// How many regions there are.
+    /// How many regions there are; layers that quantize the same tensor at every run count as one.
     pub regions: usize,
     /// Whether one region is the whole model, so that tract takes no part.
     pub whole: bool,

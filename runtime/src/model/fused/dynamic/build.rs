@@ -51,12 +51,12 @@ fn constant(source: &Source, name: &str, reader: &NodeProto) -> Result<Option<Co
         return Ok(None);
     };
     let Some(given) = source.integers(node, 1)? else { return Ok(None) };
-    let known: i64 = given.iter().filter(|size| **size > 0).product();
+    let sizes = given.iter().filter(|size| **size > 0);
+    let Some(known) = sizes.copied().try_fold(1_i64, i64::checked_mul) else { return Ok(None) };
     let count = stored.len() as i64;
     let open = given.iter().filter(|size| **size == -1).count();
     if given.iter().any(|size| *size == 0 || *size < -1)
         || open > 1
-        || known == 0
         || count % known != 0
         || (open == 0 && count != known)
     {
