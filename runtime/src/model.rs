@@ -8,6 +8,7 @@
 mod edge;
 mod executable;
 mod fused;
+mod layers;
 mod onnx;
 mod quantize;
 
@@ -21,6 +22,7 @@ use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue};
 
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};
+pub use layers::{Layer, Layers, Peaks};
 pub use onnx::{OperatorCount, Summary};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.

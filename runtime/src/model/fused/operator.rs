@@ -123,13 +123,14 @@ impl Expansion for Planned {
         let facts = inputs.iter().map(|input| target.outlet_fact(*input)).collect::<TractResult<Vec<_>>>()?;
         let shapes = self.sizes(facts.iter().map(|fact| fact.shape.dims()))?;
         let built = self.build(shapes)?;
-        target.wire_node(prefix, Fused { built }, inputs)
+        target.wire_node(prefix, Fused { number: self.number, built }, inputs)
     }
 }
 
 /// A region that is ready to run.
 #[derive(Debug, Clone)]
 struct Fused {
+    number: usize,
     built: Arc<Built>,
 }
 
@@ -153,7 +154,11 @@ impl EvalOp for Fused {
     not_out_of_plan!();
 
     fn state(&self, _context: &EvalContext<'_>) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(State { session: self.built.program.session(), built: self.built.clone() })))
+        Ok(Some(Box::new(State {
+            number: self.number,
+            session: self.built.program.session(),
+            built: self.built.clone(),
+        })))
     }
 }
 
@@ -168,13 +173,14 @@ impl TypedOp for Fused {
 /// The memory of a region.
 #[derive(Debug)]
 struct State {
+    number: usize,
     built: Arc<Built>,
     session: Session,
 }
 
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self { session: self.built.program.session(), built: self.built.clone() }
+        Self { number: self.number, session: self.built.program.session(), built: self.built.clone() }
     }
 }
 
@@ -196,4 +202,17 @@ impl OpState for State {
         // Nothing outlives a run.
         Ok(())
     }
+}
+
+/// What a region is profiled with.
+pub(in crate::model) struct ProfiledRegion<'a> {
+    pub(in crate::model) number: usize,
+    pub(in crate::model) built: &'a Built,
+    pub(in crate::model) session: &'a mut Session,
+}
+
+/// The region that an operator's memory belongs to.
+pub(in crate::model) fn profiled(state: &mut dyn OpState) -> Option<ProfiledRegion<'_>> {
+    let State { number, built, session } = state.downcast_mut()?;
+    Some(ProfiledRegion { number: *number, built, session })
 }
