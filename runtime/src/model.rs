@@ -7,6 +7,7 @@
 
 mod edge;
 mod executable;
+mod float;
 mod fused;
 mod layers;
 mod onnx;
@@ -43,7 +44,8 @@ pub struct ModelOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// Fused integer operators, wherever there are some for a node.
+    /// Fused integer operators, wherever there are some for a node, and operators of our own in float where they are
+    /// faster than tract's.
     #[default]
     Fused,
     /// tract alone, in float: to compare with. TFLite models have no such form and run fused all the same.
