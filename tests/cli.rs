@@ -286,6 +286,40 @@ fn what_is_fused_is_told() {
 }
 
 #[test]
+fn each_operator_is_timed_and_held_against_the_core() {
+    let model = format!("{DIGITS}/v1/model.int8.onnx");
+    let told = succeed(&["bench", &model, "--layers", "--seconds", "0.05", "-o", "json"]).json();
+    let layers = told["layers"].as_array().expect("layers");
+    let conv = layers.iter().find(|l| l["operator"] == "Conv" && l["region"] == 0).expect("a convolution");
+    let figure = |key: &str| conv[key].as_f64().unwrap_or_else(|| panic!("{key} in {conv}"));
+    let rate = figure("products") / figure("time_us") * 1e6;
+    assert!((figure("products_per_s") / rate - 1.0).abs() < 1e-6 && conv["shape"][0] == 1, "{conv}");
+    if let Some(peak) = told["peak_products_per_s"].as_f64() {
+        assert!((figure("peak_share") * peak / rate - 1.0).abs() < 1e-6 && rate < 1.5 * peak, "{conv}");
+    }
+    let sum: f64 = layers.iter().filter_map(|l| l["time_us"].as_f64()).sum();
+    let (whole, between) = (told["whole_us"].as_f64().expect("a time"), told["between_us"].as_f64().expect("a time"));
+    assert!((sum + between - whole).abs() < 0.01 * whole || between == 0.0, "{sum} + {between} of {whole}");
+    let tract = succeed(&["bench", &model, "--layers", "--by-time", "--seconds", "0.05", "--engine", "tract"]).stdout;
+    assert!(tract.contains("tract OptMatMul") && tract.contains("between operators"), "{tract}");
+    let bundle = sedge(&["bench", &format!("{DIGITS}/absent.tar"), "--layers"]);
+    assert!(bundle.code == 1 && bundle.stderr.contains("--layers measures a model"), "{}", bundle.stderr);
+    let threads = sedge(&["bench", &model, "--layers", "--threads", "2"]);
+    assert!(threads.code == 1 && threads.stderr.contains("on one thread"), "{}", threads.stderr);
+}
+
+#[test]
+fn a_model_without_a_bundle_is_inspected() {
+    let model = format!("{DIGITS}/v1/model.int8.onnx");
+    let told = succeed(&["bundle", "inspect", &model, "-o", "json"]).json();
+    let nodes = told["fusion"]["nodes"].as_array().expect("every node");
+    assert_eq!(nodes.len() as u64, told["model"]["nodes"].as_u64().expect("a number"));
+    assert_eq!(told["inputs"][0]["name"], "image");
+    let listed = succeed(&["bundle", "inspect", &model, "--nodes"]).stdout;
+    assert!(listed.contains("which are the whole model") && listed.contains("region 0"), "{listed}");
+}
+
+#[test]
 fn a_disagreement_is_a_failure() {
     let Some(models) = reference_models("mlperf-tiny") else { return };
     let path = text(models.join("ic_int8.onnx"));

@@ -7,7 +7,9 @@
 
 mod edge;
 mod executable;
+mod float;
 mod fused;
+mod layers;
 mod onnx;
 mod quantize;
 
@@ -21,6 +23,7 @@ use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue, TVec};
 
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};
+pub use layers::{Layer, Layers, Peaks};
 pub use onnx::{OperatorCount, Summary};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.
@@ -44,7 +47,8 @@ pub struct ModelOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Engine {
-    /// Fused integer operators, wherever there are some for a node.
+    /// Fused integer operators, wherever there are some for a node, and operators of our own in float where they are
+    /// faster than tract's.
     #[default]
     Fused,
     /// tract alone, in float: to compare with. TFLite models have no such form and run fused all the same.

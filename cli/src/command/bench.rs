@@ -1,5 +1,6 @@
 //! `sedge bench`: how fast, and where the time goes.
 
+mod layers;
 mod serve;
 
 use super::{SandboxArguments, TrustArguments, fusion};
@@ -48,6 +49,12 @@ pub(crate) struct Arguments {
     /// Measure whenever told to: `run SECONDS` on standard input answers one JSON object, until that ends.
     #[arg(long, conflicts_with_all = ["golden", "input", "tolerance"])]
     serve: bool,
+    /// Tell for each operator of a model what it takes, how fast it is, and what share of the core's peak that is.
+    #[arg(long, conflicts_with_all = ["golden", "input", "tolerance", "serve"])]
+    layers: bool,
+    /// With --layers: the slowest first, not in the order of the run.
+    #[arg(long, requires = "layers")]
+    by_time: bool,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
@@ -85,11 +92,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.serve {
         return serve::serve(arguments);
     }
+    if arguments.layers {
+        return layers::run(arguments);
+    }
     if is_model(&arguments.subject) { bench_model(arguments) } else { bench_bundle(arguments) }
 }
 
 /// Whether a path is a model without a bundle.
-fn is_model(path: &Path) -> bool {
+pub(super) fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx" || e == "tflite")
 }
 

@@ -1,15 +1,16 @@
 //! `sedge bundle`: from a model file to a signed bundle.
 
+mod inspect;
 mod quantize;
 
-use super::{SandboxArguments, TrustArguments, fusion};
-use crate::measure::{Latencies, ms, peak_rss_bytes};
+use super::bench::is_model;
+use super::{SandboxArguments, TrustArguments};
+use crate::measure::{Latencies, peak_rss_bytes};
 use crate::output::{self, FAILED, Format, OutputArguments};
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use sedge_protocol::id::BundleName;
-use sedge_protocol::manifest::{Grant, Limits, TensorDescription};
-use sedge_protocol::oci;
+use sedge_protocol::manifest::{Grant, Limits};
 use sedge_runtime::api::{ElementType, Meta, TensorSpec};
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::pack::Layout;
@@ -67,9 +68,10 @@ pub(crate) enum Command {
         #[command(flatten)]
         output: OutputArguments,
     },
-    /// Show what a packed bundle holds, and who signed it when trusted keys are given.
+    /// Show what a packed bundle holds, and who signed it when trusted keys are given; or what a model is made of.
     Inspect {
-        /// The bundle.
+        /// The bundle, or a model without one: MODEL.onnx, or MODEL.tflite when it is quantized.
+        #[arg(value_name = "BUNDLE|MODEL")]
         bundle: PathBuf,
         /// List every node of the model: which run as fused integer operators, and why the others do not.
         #[arg(long)]
@@ -102,7 +104,8 @@ pub(crate) fn run(command: &Command) -> Result<ExitCode> {
         Command::Build { directory, to, sign, .. } => build(directory, to, sign, format),
         Command::Check { bundle, sandbox, .. } => check(bundle, sandbox, format),
         Command::Sign { bundle, key, .. } => sign(bundle, key, format),
-        Command::Inspect { bundle, nodes, trust, .. } => inspect(bundle, *nodes, trust, format),
+        Command::Inspect { bundle, nodes, .. } if is_model(bundle) => inspect::model(bundle, *nodes, format),
+        Command::Inspect { bundle, nodes, trust, .. } => inspect::bundle(bundle, *nodes, trust, format),
     }
 }
 
@@ -314,85 +317,4 @@ fn latency(pipeline: &mut Pipeline, bundle: &VerifiedBundle) -> Result<Option<f6
         }
     }
     Ok((latencies.len() > 0).then(|| latencies.quantile_ms(0.95)))
-}
-
-/// The model as this machine loads it, or why it does not.
-fn load_here(bundle: &VerifiedBundle) -> Result<(String, Model, f64)> {
-    let variant = bundle.variant()?;
-    let began = std::time::Instant::now();
-    let shapes = bundle.manifest().input.iter().map(|i| (i.name.clone(), i.shape.clone())).collect();
-    let model = Model::load(bundle.file(&variant.file)?, &ModelOptions { shapes, ..ModelOptions::default() })
-        .with_context(|| format!("variant {} ({})", variant.name, variant.file))?;
-    Ok((variant.name.clone(), model, ms(began.elapsed())))
-}
-
-fn inspect(path: &Path, nodes: bool, trust: &TrustArguments, format: Format) -> Result<ExitCode> {
-    let trust = trust.trust_if_named()?;
-    let bundle = VerifiedBundle::open(path, &trust)?;
-    let model = load_here(&bundle);
-    let manifest = bundle.manifest();
-    if format.is_json() {
-        output::json(&json!({
-            "digest": bundle.digest(),
-            "media_type": oci::BUNDLE_TYPE,
-            "signatures_checked": !matches!(trust, Trust::Unsigned),
-            "signers": bundle.signers(),
-            "manifest": manifest,
-            "labels": bundle.labels(),
-            "files": bundle.files().map(|(path, bytes)| json!({"path": path, "bytes": bytes.len()})).collect::<Vec<_>>(),
-            "variant": model.as_ref().ok().map(|(name, ..)| name),
-            "model": model.as_ref().ok().map(|(_, model, _)| model.summary()),
-            "fusion": model.as_ref().ok().map(|(_, model, _)| fusion::json(model.fusion(), true)),
-            "model_load_ms": model.as_ref().ok().map(|(.., load_ms)| load_ms),
-            "model_error": model.as_ref().err().map(output::chain),
-            "reference_rows": bundle.reference().map(|r| r.rows),
-        }))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let header = &manifest.bundle;
-    output::line(output::bold(format!("{} {}", header.name, header.version)));
-    let signers: Vec<String> = bundle.signers().iter().map(ToString::to_string).collect();
-    let signed = match trust {
-        Trust::Unsigned => "not checked; name keys with --trusted-key".to_owned(),
-        _ => signers.join(", "),
-    };
-    let shape = |t: &TensorDescription| format!("{} {:?} {:?}", t.name, t.dtype, t.shape).to_lowercase();
-    let mut rows = vec![
-        ("digest", bundle.digest().to_string()),
-        ("signed by", signed),
-        ("about", header.description.clone()),
-        ("license", header.license.clone()),
-        ("inputs", manifest.input.iter().map(shape).collect::<Vec<_>>().join(", ")),
-        ("outputs", manifest.output.iter().map(shape).collect::<Vec<_>>().join(", ")),
-        ("preprocessor", manifest.preprocessor.component.clone()),
-        ("postprocessor", manifest.postprocessor.component.clone()),
-        ("labels", bundle.labels().len().to_string()),
-        ("golden samples", manifest.golden.len().to_string()),
-        ("reference", bundle.reference().map_or("none".to_owned(), |r| format!("{} rows, {}", r.rows, r.dataset))),
-    ];
-    match &model {
-        Ok((variant, model, load_ms)) => {
-            let summary = model.summary();
-            let int8 = 100.0 * summary.parameters_int8 as f64 / summary.parameters.max(1) as f64;
-            let operators: Vec<String> =
-                summary.operators.iter().map(|o| format!("{} {}", o.count, o.operator)).collect();
-            rows.extend([
-                ("variant here", format!("{variant}, loads in {load_ms:.1} ms")),
-                ("model", format!("{} nodes, opset {}, by {}", summary.nodes, summary.opset, summary.producer)),
-                ("weights", format!("{} values, {int8:.0} % of them in 8 bits", summary.parameters)),
-                ("operators", operators.join(", ")),
-                ("in integers", fusion::summary(model.fusion())),
-            ]);
-        }
-        Err(error) => rows.push(("model", format!("does not run here: {}", output::chain(error)))),
-    }
-    output::line(output::table(&["", ""], rows.into_iter().map(|(k, v)| vec![k.to_owned(), v])));
-    output::line(output::table(
-        &["file", "bytes"],
-        bundle.files().map(|(path, bytes)| vec![path.to_owned(), bytes.len().to_string()]),
-    ));
-    if let (true, Ok((_, model, _))) = (nodes, &model) {
-        output::line(output::table(&["node", "operator", "runs in"], fusion::rows(model.fusion())));
-    }
-    Ok(ExitCode::SUCCESS)
 }

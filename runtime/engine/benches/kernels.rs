@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a table is what it is for")]
 
 use sedge_engine::{
-    Conv, Dims, Element, Graph, Op, Options, Pads, Port, Program, Quantization, Range, Session, Window, isas,
+    Conv, Dims, Element, Graph, Op, Options, Pads, Port, Program, Quantization, Range, Session, Window, isas, peak,
 };
 use std::time::{Duration, Instant};
 
@@ -119,72 +119,6 @@ impl Entry {
 
     fn products_per_s(&self) -> f64 {
         self.products as f64 / self.best.as_secs_f64()
-    }
-}
-
-/// Products per second that an instruction set's multiplications could do if they were all that a core did.
-fn peak(isa: &str) -> Option<f64> {
-    /// Multiplications of one loop, each waiting for none of the others.
-    const CHAINS: usize = 12;
-    const LOOPS: usize = 20_000;
-    let (run, products): (fn(usize), usize) = peaks::of(isa)?;
-    let mut best = Duration::MAX;
-    for _ in 0..50 {
-        let begin = Instant::now();
-        run(LOOPS);
-        best = best.min(begin.elapsed());
-    }
-    Some((LOOPS * CHAINS * products) as f64 / best.as_secs_f64())
-}
-
-#[cfg(target_arch = "x86_64")]
-mod peaks {
-    use std::arch::asm;
-
-    /// The loop for an instruction set, and products of one multiplication.
-    pub(crate) fn of(isa: &str) -> Option<(fn(usize), usize)> {
-        match isa {
-            "avx512vnni" => Some((vpdpbusd_512, 64)),
-            "avx512vnni-256" => Some((vpdpbusd_256, 32)),
-            "avxvnni" => Some((vpdpbusd_vex, 32)),
-            "avx2" => Some((vpmaddwd, 16)),
-            _ => None,
-        }
-    }
-
-    macro_rules! chains {
-        ($name:ident, $register:literal, $instruction:literal, $one:literal, $two:literal) => {
-            chains!(@ $name, $instruction, $register, $one, $two, 0 1 2 3 4 5 6 7 8 9 10 11);
-        };
-        (@ $name:ident, $instruction:literal, $register:literal, $one:literal, $two:literal, $($chain:literal)*) => {
-            fn $name(loops: usize) {
-                // SAFETY: asked for only where the core has these instructions; all registers are named.
-                unsafe {
-                    asm!(
-                        "2:",
-                        $(concat!($instruction, " ", $register, $chain, ", ", $register, $one, ", ", $register, $two),)*
-                        "dec {loops}",
-                        "jnz 2b",
-                        loops = inout(reg) loops => _,
-                        out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _,
-                        out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
-                        out("xmm12") _, out("xmm13") _,
-                        options(nomem, nostack),
-                    );
-                }
-            }
-        };
-    }
-    chains!(vpdpbusd_512, "zmm", "vpdpbusd", 12, 13);
-    chains!(vpdpbusd_256, "ymm", "{{evex}} vpdpbusd", 12, 13);
-    chains!(vpdpbusd_vex, "ymm", "{{vex}} vpdpbusd", 12, 13);
-    chains!(vpmaddwd, "ymm", "vpmaddwd", 12, 13);
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod peaks {
-    pub(crate) fn of(_: &str) -> Option<(fn(usize), usize)> {
-        None
     }
 }
 

@@ -17,6 +17,7 @@ mod graph;
 mod isa;
 mod matmul;
 mod packed;
+mod peak;
 mod place;
 mod program;
 pub mod reference;
@@ -30,6 +31,7 @@ pub use check::{ACCUMULATOR_MAX, ARENA_BYTES_MAX, GraphError, NODES_MAX, Problem
 pub use dynamic::{Dynamic, DynamicLayer, DynamicProgram, DynamicSession};
 pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, Range, Value, ValueId, Window};
 pub use isa::{NoIsa, isas};
+pub use peak::{peak, peak_f32};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};
 pub use requantize::{dequantize, quantize, table};
 pub use saved::{SavedError, SharedBytes};

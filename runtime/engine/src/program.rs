@@ -3,7 +3,7 @@
 use crate::bytes::AlignedBytes;
 use crate::check::{GraphError, check, check_without_weights};
 use crate::edge::{self, Edge};
-use crate::graph::{Element, Graph, Port};
+use crate::graph::{Dims, Element, Graph, Port};
 use crate::isa::{Kernels, NoIsa, pick};
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
@@ -123,6 +123,8 @@ pub struct Timing {
     pub name: String,
     /// What it does.
     pub kind: &'static str,
+    /// The sizes of what it yields; none for what brings tensors in and out.
+    pub output: Option<Dims>,
     /// Products that it sums up in one run.
     pub products: u64,
     /// The shortest of the measured times.
@@ -242,11 +244,19 @@ impl Program {
         let mut outputs: Vec<Vec<u8>> = self.output_bytes().map(|bytes| vec![0; bytes]).collect();
         let mut outputs: Vec<&mut [u8]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
         self.fits(session, inputs, &outputs)?;
-        let timing = |name: &str, kind, products| Timing { name: name.to_owned(), kind, products, time: Duration::MAX };
+        let timing = |name: &str, kind, output, products| Timing {
+            name: name.to_owned(),
+            kind,
+            output,
+            products,
+            time: Duration::MAX,
+        };
+        let of_step =
+            |named: &Named| timing(&named.name, named.kind, Some(named.step.output.dims), named.step.products);
         let mut all: Vec<Timing> = Vec::with_capacity(self.steps.len() + 2);
-        all.push(timing("inputs", "Enter", 0));
-        all.extend(self.steps.iter().map(|named| timing(&named.name, named.kind, named.step.products)));
-        all.push(timing("outputs", "Leave", 0));
+        all.push(timing("inputs", "Enter", None, 0));
+        all.extend(self.steps.iter().map(of_step));
+        all.push(timing("outputs", "Leave", None, 0));
         for _ in 0..runs {
             let mut at = Instant::now();
             let mut lap = |timing: &mut Timing| {

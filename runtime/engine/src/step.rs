@@ -15,7 +15,8 @@ use crate::threads::{Arena, Split};
 /// What is done, with all that is known beforehand.
 #[derive(Debug)]
 pub(crate) struct Step {
-    output: Place,
+    /// Where it goes.
+    pub(crate) output: Place,
     /// What surrounds the output.
     border: u8,
     /// Products that are summed up in one run.

@@ -1,7 +1,7 @@
 //! A loaded graph, ready to run: in tract, with regions of the engine as operators in it, or in the engine alone.
 
 use super::fused::{self, Built, Fate, Fault, Fusion, NodeFusion, Plan, Reason};
-use super::{Engine, ModelError, ModelOptions, chain, datum_type, element_type, onnx, value};
+use super::{Engine, ModelError, ModelOptions, chain, datum_type, element_type, float, onnx, value};
 use crate::tflite::Imported;
 use sedge_engine::{Element, Node, Port, Program, Session};
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
@@ -138,7 +138,7 @@ fn planned(
         let fact = tract::InferenceFact::dt_shape(datum_type(input)?, &shape(input, options)?);
         model.set_input_fact(ix, fact).map_err(|e| rejected(&e))?;
     }
-    let model = model.into_optimized().map_err(|e| rejected(&e))?;
+    let model = optimized(model, options.engine).map_err(|e| rejected(&e))?;
     let inputs = specs(&parsed.inputs, (0..model.inputs.len()).map(|ix| model.input_fact(ix)))?;
     let outputs = specs(&parsed.outputs, (0..model.outputs.len()).map(|ix| model.output_fact(ix)))?;
     let executor = match options.threads {
@@ -149,6 +149,17 @@ fn planned(
     let plan: Arc<TypedSimplePlan> = TypedSimplePlan::new_with_options(model, &run).map_err(|e| rejected(&e))?;
     let state = plan.spawn().map_err(|e| rejected(&e))?;
     Ok(Loaded { executable: Executable::Tract { plan, state }, inputs, outputs, fusion })
+}
+
+/// As tract optimizes it, with operators of ours where they are faster.
+fn optimized(model: InferenceModel, engine: Engine) -> TractResult<tract::TypedModel> {
+    if engine == Engine::Tract {
+        return model.into_optimized();
+    }
+    let mut model = model.into_typed()?.into_decluttered()?;
+    float::replace(&mut model)?;
+    model.optimize()?;
+    Ok(model)
 }
 
 /// The engine alone, where one region is the whole model.

@@ -23,6 +23,7 @@ use tract_onnx::pb;
 use tract_onnx::prelude::InferenceModel;
 
 pub(in crate::model) use import::{Built, Edge, Fault};
+pub(in crate::model) use operator::{ProfiledRegion, profiled};
 pub(in crate::model) use region::Region;
 pub use report::{Fate, Fusion, NodeFusion, Reason};
 pub(in crate::model) use source::{Source, label};

@@ -158,13 +158,14 @@ impl Expansion for Planned {
         let facts = inputs.iter().map(|input| target.outlet_fact(*input)).collect::<TractResult<Vec<_>>>()?;
         let shapes = self.sizes(facts.iter().map(|fact| fact.shape.dims()))?;
         let built = self.build(shapes)?;
-        target.wire_node(prefix, Fused { built }, inputs)
+        target.wire_node(prefix, Fused { number: self.number, built }, inputs)
     }
 }
 
 /// An operator that is ready to run.
 #[derive(Debug, Clone)]
 struct Fused {
+    number: usize,
     built: Ready,
 }
 
@@ -192,7 +193,8 @@ impl EvalOp for Fused {
     not_out_of_plan!();
 
     fn state(&self, _context: &EvalContext<'_>) -> TractResult<Option<Box<dyn OpState>>> {
-        Ok(Some(Box::new(State { memory: self.built.memory(), built: self.built.clone() })))
+        let (memory, built) = (self.built.memory(), self.built.clone());
+        Ok(Some(Box::new(State { number: self.number, memory, built })))
     }
 }
 
@@ -207,13 +209,14 @@ impl TypedOp for Fused {
 /// The memory of an operator.
 #[derive(Debug)]
 struct State {
+    number: usize,
     built: Ready,
     memory: Memory,
 }
 
 impl Clone for State {
     fn clone(&self) -> Self {
-        Self { memory: self.built.memory(), built: self.built.clone() }
+        Self { number: self.number, memory: self.built.memory(), built: self.built.clone() }
     }
 }
 
@@ -246,5 +249,22 @@ impl OpState for State {
     fn reset_lanes(&mut self, _lanes: &[LaneId]) -> TractResult<()> {
         // Nothing outlives a run.
         Ok(())
+    }
+}
+
+/// What a region is profiled with.
+pub(in crate::model) struct ProfiledRegion<'a> {
+    pub(in crate::model) number: usize,
+    pub(in crate::model) built: &'a Built,
+    pub(in crate::model) session: &'a mut Session,
+}
+
+/// The region that an operator's memory belongs to.
+pub(in crate::model) fn profiled(state: &mut dyn OpState) -> Option<ProfiledRegion<'_>> {
+    match state.downcast_mut()? {
+        State { number, built: Ready::Region(built), memory: Memory::Region(session) } => {
+            Some(ProfiledRegion { number: *number, built, session })
+        }
+        _ => None,
     }
 }
