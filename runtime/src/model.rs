@@ -10,6 +10,7 @@ mod executable;
 mod fused;
 mod onnx;
 mod quantize;
+mod saved;
 
 use crate::tflite;
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
@@ -22,6 +23,7 @@ use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue};
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};
 pub use onnx::{OperatorCount, Summary};
+pub use saved::{SavedForm, SavedModelError};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.
 pub const MODEL_BYTES_MAX: usize = 1 << 30;
@@ -69,6 +71,8 @@ pub struct Model {
     softmax: Vec<Option<Softmax>>,
     summary: Summary,
     fusion: Fusion,
+    /// As in [`ModelOptions`].
+    shapes: Vec<(String, Vec<i32>)>,
 }
 
 /// Why a model does not load or run.
@@ -180,18 +184,29 @@ impl Model {
         guarded(|| Self::load_unguarded(onnx, options))
     }
 
-    fn load_unguarded(onnx: &[u8], options: &ModelOptions) -> Result<Self, ModelError> {
-        if tflite::is_tflite(onnx) {
-            let imported = tflite::import(onnx)?;
+    /// As [`Model::load`]; the file's bytes are freed as soon as they are read.
+    ///
+    /// # Errors
+    /// As of [`Model::load`].
+    pub fn load_owned(onnx: Vec<u8>, options: &ModelOptions) -> Result<Self, ModelError> {
+        guarded(|| Self::load_unguarded(onnx, options))
+    }
+
+    fn load_unguarded(file: impl AsRef<[u8]>, options: &ModelOptions) -> Result<Self, ModelError> {
+        let shapes = options.shapes.clone();
+        if tflite::is_tflite(file.as_ref()) {
+            let imported = tflite::import(file.as_ref())?;
+            drop(file);
             let (softmax, summary) = (imported.softmax.clone(), imported.summary.clone());
             let executable::Loaded { executable, inputs, outputs, fusion } =
                 executable::load_tflite(imported, options)?;
-            return Ok(Self { executable, inputs, outputs, softmax, summary, fusion });
+            return Ok(Self { executable, inputs, outputs, softmax, summary, fusion, shapes });
         }
-        let mut parsed = onnx::Parsed::parse(onnx)?;
+        let mut parsed = onnx::Parsed::parse(file.as_ref())?;
+        drop(file);
         let executable::Loaded { executable, inputs, outputs, fusion } = executable::load(&mut parsed, options)?;
         let softmax = parsed.outputs.iter().map(|o| o.edge.softmax).collect();
-        Ok(Self { executable, inputs, outputs, softmax, summary: parsed.summary().clone(), fusion })
+        Ok(Self { executable, inputs, outputs, softmax, summary: parsed.summary().clone(), fusion, shapes })
     }
 
     /// What the model expects.

@@ -30,4 +30,4 @@ pub use graph::{Conv, Dims, Element, Graph, Node, Op, Pads, Port, Quantization, 
 pub use isa::{NoIsa, isas};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};
 pub use requantize::{dequantize, quantize, table};
-pub use saved::{SavedError, SharedBytes};
+pub use saved::{SAVED_ALIGN_BYTES, SavedError, SharedBytes, build};

@@ -3,22 +3,20 @@
 
 use crate::graph::{Graph, Node, Op, ValueId};
 use crate::reference;
-use std::borrow::Cow;
 use std::collections::HashSet;
 
 /// What a tensor is, as a function of another's bytes.
 type Function = (ValueId, [u8; 256]);
 
-/// The same graph with fewer operators. One in which there is nothing to do is not copied: weights are large.
-pub(crate) fn simplified(graph: &Graph) -> Cow<'_, Graph> {
+/// The same graph with fewer operators.
+pub(crate) fn simplified(mut graph: Graph) -> Graph {
     let same = |node: &Node| matches!(node.op, Op::Table(_)) || node.inputs.windows(2).any(|pair| pair[0] == pair[1]);
     let outputs = graph.outputs.iter().map(|port| port.value);
     let read: HashSet<ValueId> =
         graph.nodes.iter().flat_map(|node| node.inputs.iter().copied()).chain(outputs).collect();
     if !graph.nodes.iter().any(|node| same(node) || !read.contains(&node.output)) {
-        return Cow::Borrowed(graph);
+        return graph;
     }
-    let mut graph = graph.clone();
     let mut functions: Vec<Option<Function>> = vec![None; graph.values.len()];
     let identity = std::array::from_fn(|byte| byte as u8);
     for index in 0..graph.nodes.len() {
@@ -49,7 +47,7 @@ pub(crate) fn simplified(graph: &Graph) -> Cow<'_, Graph> {
         }
     }
     graph.nodes.retain(|node| read.contains(&node.output));
-    Cow::Owned(graph)
+    graph
 }
 
 #[cfg(test)]
@@ -74,7 +72,7 @@ mod tests {
         let port = |value| Port { value, element: Element::U8, order: Port::CHANNELS_LAST };
         graph.inputs.push(port(x));
         graph.outputs.push(port(more));
-        let small = simplified(&graph);
+        let small = simplified(graph.clone());
         assert_eq!(small.nodes.len(), 1, "{:?}", small.nodes);
         assert_eq!((small.nodes[0].name.as_str(), small.nodes[0].inputs.as_slice()), ("c", [x].as_slice()));
         for first in (0..=255_u8).step_by(20) {

@@ -14,7 +14,7 @@ const SUBGRAPH_DEPTH_MAX: usize = 8;
 const NODES_MAX: usize = 10_000;
 
 /// How often an operator occurs.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct OperatorCount {
     pub operator: String,
@@ -22,7 +22,7 @@ pub struct OperatorCount {
 }
 
 /// What a model file holds.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct Summary {
     pub producer: String,

@@ -131,7 +131,7 @@ pub(super) fn build(
     let edges = outputs.iter().map(|name| builder.leave(name, steps)).collect::<Building<Vec<_>>>()?;
     super::tidy::tidy(&mut builder.graph);
     let Builder { graph, feeds, .. } = builder;
-    let program = Program::compile(&graph, options).map_err(|e| fault(source, steps, e))?;
+    let program = Program::compile_owned(graph, options).map_err(|e| fault(source, steps, e))?;
     let float = |(_, (_, edge)): &(usize, &(String, Edge))| edge.element == Element::F32;
     let floats = inputs.iter().enumerate().filter(float).map(|(place, _)| place).collect();
     Ok(Built { program, feeds, floats, outputs: edges })

@@ -1,0 +1,407 @@
+//! A loaded model on disk, ready to be mapped: opening it parses no ONNX, knows no tract and packs no weights.
+//!
+//! ```text
+//! "sedgemod"  SHA-256 of the next three parts  format  length of the head  length of the file  start of the weights
+//!    8 B                  32 B                  4 B, LE      4 B, LE             8 B, LE             8 B, LE
+//! head  padding  description of the program  packed weights of each layer
+//!                  from a multiple of 64 B on, as `sedge_engine::Program::open` wants it
+//! ```
+//! The head says what the model was made from and for ([`Origin`]): another file, other sizes of inputs, another build of
+//! this program or another instruction set make it stale, and it is to be made anew. Head and description are held against
+//! their digest. Packed weights are not: reading them all would take longer than all the rest, so whoever keeps such a file
+//! where it may be damaged keeps the digest of the whole beside it. Damaged weights make results wrong; they cannot reach
+//! memory that is not the model's.
+//!
+//! Only a model that is one region of the engine has this form: what tract has planned cannot be written down.
+
+use super::executable::{Executable, element_of};
+use super::fused::{Built, Edge};
+use super::{Fate, Fusion, Model, ModelOptions, NodeFusion, Softmax, Summary, guarded};
+use memmap2::Mmap;
+use sedge_engine::{Element, Program, SAVED_ALIGN_BYTES, SavedError};
+use sedge_processor_sdk::{ElementType, Quantization, TensorSpec};
+use sedge_protocol::Sha256Digest;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"sedgemod";
+/// Changes with what is written, and with what an importer makes of a model's file.
+const FORMAT: u32 = 1;
+const HEADER_BYTES: usize = 64;
+/// Where the digest begins, and where what it is of.
+const DIGEST: usize = 8;
+const DIGESTED: usize = 40;
+/// Longer heads are refused.
+const HEAD_BYTES_MAX: usize = 16 << 20;
+
+/// Why a model cannot be saved, or a saved model not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedModelError {
+    /// Part of it runs in tract.
+    #[error("the model has no saved form: {why}; only one that runs in the integer engine from end to end has one")]
+    NotWhole {
+        /// What keeps it from being one region.
+        why: String,
+    },
+    /// Made from or for something else.
+    #[error("the saved model is of {what} {found}, and {expected} is wanted; it is to be made anew from the model")]
+    Stale {
+        /// What differs.
+        what: &'static str,
+        /// Of the saved model.
+        found: String,
+        /// Here.
+        expected: String,
+    },
+    /// Not what was written.
+    #[error("the saved model is damaged: {0}; it is to be made anew from the model")]
+    Damaged(&'static str),
+    /// The engine cannot write or open its part.
+    #[error("the engine's part of a saved model")]
+    Engine(#[source] SavedError),
+    /// The system says no.
+    #[error("a saved model cannot be {action}")]
+    File {
+        /// What was to be done with it.
+        action: &'static str,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SavedModelError {
+    /// Whether the model can be saved and opened, made anew from its file.
+    pub const fn is_mended_by_saving(&self) -> bool {
+        matches!(self, Self::Stale { .. } | Self::Damaged(_) | Self::Engine(_))
+    }
+}
+
+impl From<SavedError> for SavedModelError {
+    fn from(error: SavedError) -> Self {
+        match error {
+            SavedError::Other { found, expected } => Self::Stale { what: "engine", found, expected },
+            SavedError::Damaged(problem) => Self::Damaged(problem),
+            other => Self::Engine(other),
+        }
+    }
+}
+
+/// All that decides whether a saved model is of use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Origin {
+    /// Digest of the model's file.
+    model: [u8; 32],
+    /// Sizes that were asked for.
+    shapes: Vec<(String, Vec<i32>)>,
+    /// Builds of this crate and of the engine.
+    runtime: String,
+    engine: String,
+    isa: String,
+}
+
+impl Origin {
+    fn of(model: Sha256Digest, shapes: &[(String, Vec<i32>)], isa: String) -> Self {
+        Self {
+            model: *model.as_bytes(),
+            shapes: shapes.to_vec(),
+            runtime: format!("{} {FORMAT}", env!("CARGO_PKG_VERSION")),
+            engine: sedge_engine::build(),
+            isa,
+        }
+    }
+
+    fn wanted(model: Sha256Digest, options: &ModelOptions) -> Self {
+        let best = || sedge_engine::isas().first().map_or("none", |isa| isa).to_owned();
+        Self::of(model, &options.shapes, options.of_engine().isa.unwrap_or_else(best))
+    }
+
+    /// What differs first.
+    fn holds(&self, wanted: &Self) -> Result<(), SavedModelError> {
+        let stale = |what, found, expected| Err(SavedModelError::Stale { what, found, expected });
+        if self.model != wanted.model {
+            let hex = |digest| Sha256Digest::from(digest).to_string();
+            return stale("the file", hex(self.model), hex(wanted.model));
+        }
+        if self.shapes != wanted.shapes {
+            let text = |shapes: &[(String, Vec<i32>)]| {
+                let one = |(name, shape): &(String, Vec<i32>)| format!("{name} {shape:?}");
+                let all: Vec<String> = shapes.iter().map(one).collect();
+                if all.is_empty() { "as in the file".to_owned() } else { all.join(", ") }
+            };
+            return stale("inputs", text(&self.shapes), text(&wanted.shapes));
+        }
+        for (what, found, expected) in [
+            ("runtime", &self.runtime, &wanted.runtime),
+            ("engine", &self.engine, &wanted.engine),
+            ("instruction set", &self.isa, &wanted.isa),
+        ] {
+            if found != expected {
+                return stale(what, found.clone(), expected.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A tensor at the edge of the model.
+#[derive(Serialize, Deserialize)]
+struct Spec {
+    name: String,
+    element: Element,
+    shape: Vec<i32>,
+    quantization: Option<(f32, i32)>,
+}
+
+impl Spec {
+    fn of(spec: &TensorSpec) -> Self {
+        let element = match spec.ty {
+            ElementType::Uint8 => Element::U8,
+            ElementType::Int8 => Element::I8,
+            _ => Element::F32,
+        };
+        let quantization = spec.quantization.map(|q| (q.scale, q.zero_point));
+        Self { name: spec.name.clone(), element, shape: spec.shape.clone(), quantization }
+    }
+
+    fn spec(self) -> TensorSpec {
+        let quantization = self.quantization.map(|(scale, zero_point)| Quantization { scale, zero_point });
+        TensorSpec { name: self.name, ty: element_of(self.element), shape: self.shape, quantization }
+    }
+
+    fn bytes(&self) -> Option<usize> {
+        bytes(self.element, self.shape.iter().map(|size| usize::try_from(*size).ok()))
+    }
+}
+
+fn bytes(element: Element, mut shape: impl Iterator<Item = Option<usize>>) -> Option<usize> {
+    shape.try_fold(element_of(element).size_bytes(), |bytes, size| bytes.checked_mul(size?))
+}
+
+/// All of a loaded model but its program.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    origin: Origin,
+    inputs: Vec<Spec>,
+    outputs: Vec<Spec>,
+    /// Of each output: whether it leaves a softmax, and the scale of what goes in.
+    softmax: Vec<Option<Option<f32>>>,
+    summary: Summary,
+    /// Name and operator of each node, and whether it is constant; the others are fused.
+    nodes: Vec<(String, String, bool)>,
+    /// As of [`Executable::Whole`].
+    feeds: Vec<usize>,
+    yields: Vec<usize>,
+    /// As of [`Built`].
+    ports: Vec<usize>,
+    floats: Vec<usize>,
+    edges: Vec<(Element, Vec<usize>)>,
+}
+
+impl Head {
+    /// Whether running the program can rely on what is said here.
+    fn fits(&self, program: &Program) -> bool {
+        let below = |places: &[usize], count: usize| places.iter().all(|place| *place < count);
+        let distinct = |places: &[usize]| places.iter().collect::<HashSet<_>>().len() == places.len();
+        let inputs = self.ports.iter().map(|port| self.inputs.get(*self.feeds.get(*port)?)?.bytes());
+        let edges = self.edges.iter().map(|(element, shape)| bytes(*element, shape.iter().copied().map(Some)));
+        let outputs = self.yields.iter().map(|place| self.outputs.get(*place)?.bytes());
+        below(&self.feeds, self.inputs.len())
+            && distinct(&self.feeds)
+            && distinct(&self.yields)
+            && below(&self.ports, self.feeds.len())
+            && below(&self.floats, self.feeds.len())
+            && inputs.eq(program.input_bytes().map(Some))
+            && edges.eq(program.output_bytes().map(Some))
+            && outputs.eq(program.output_bytes().map(Some))
+    }
+}
+
+/// A model's saved form, on its way to where it is kept.
+pub struct SavedForm<'a> {
+    /// All before the weights.
+    head: Vec<u8>,
+    weights: Vec<&'a [u8]>,
+}
+
+impl SavedForm<'_> {
+    /// Writes it out.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
+        to.write_all(&self.head)?;
+        let mut at = self.head.len();
+        for weights in &self.weights {
+            let padding = at.next_multiple_of(SAVED_ALIGN_BYTES) - at;
+            to.write_all(&[0; SAVED_ALIGN_BYTES][..padding])?;
+            to.write_all(weights)?;
+            at += padding + weights.len();
+        }
+        Ok(())
+    }
+
+    /// How long it is.
+    pub fn bytes(&self) -> u64 {
+        end_of_weights(self.head.len(), self.weights.iter().map(|weights| weights.len())) as u64
+    }
+}
+
+fn end_of_weights(start: usize, lengths: impl Iterator<Item = usize>) -> usize {
+    lengths.fold(start, |at, length| at.next_multiple_of(SAVED_ALIGN_BYTES) + length)
+}
+
+/// The part of a mapped file that the engine reads.
+struct Part {
+    file: Mmap,
+    from: usize,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.file[self.from..]
+    }
+}
+
+impl Model {
+    /// Digest of all that decides whether a saved model is of use: the name for it in a place where several are kept.
+    pub fn saved_key(model: Sha256Digest, options: &ModelOptions) -> Sha256Digest {
+        let Origin { model, shapes, runtime, engine, isa } = Origin::wanted(model, options);
+        Sha256Digest::of(format!("{model:02x?} {shapes:?} {runtime:?} {engine:?} {isa:?}").as_bytes())
+    }
+
+    /// The form in which the model is opened without being loaded. `of` is the digest of the file that it was loaded from.
+    ///
+    /// # Errors
+    /// [`SavedModelError::NotWhole`] where tract runs a part of it.
+    pub fn saved(&self, of: Sha256Digest) -> Result<SavedForm<'_>, SavedModelError> {
+        let Executable::Whole { built, feeds, yields, .. } = &self.executable else {
+            return Err(SavedModelError::NotWhole { why: why(&self.fusion) });
+        };
+        let constant = |node: &NodeFusion| matches!(node.fate, Fate::Constant);
+        let node = |node: &NodeFusion| (node.name.clone(), node.operator.clone(), constant(node));
+        let head = Head {
+            origin: Origin::of(of, &self.shapes, built.program.isa().to_owned()),
+            inputs: self.inputs.iter().map(Spec::of).collect(),
+            outputs: self.outputs.iter().map(Spec::of).collect(),
+            softmax: self.softmax.iter().map(|softmax| softmax.map(|s| s.input_scale)).collect(),
+            summary: self.summary.clone(),
+            nodes: self.fusion.nodes.iter().map(node).collect(),
+            feeds: feeds.clone(),
+            yields: yields.clone(),
+            ports: built.feeds.clone(),
+            floats: built.floats.clone(),
+            edges: built.outputs.iter().map(|edge| (edge.element, edge.shape.clone())).collect(),
+        };
+        let written = |e| SavedModelError::Engine(SavedError::Write(e));
+        let head = postcard::to_allocvec(&head).map_err(written)?;
+        let description = built.program.description()?;
+        let weights: Vec<&[u8]> = built.program.weights().collect();
+        let program = (HEADER_BYTES + head.len()).next_multiple_of(SAVED_ALIGN_BYTES);
+        let start = program + description.len();
+        let end = end_of_weights(start, weights.iter().map(|weights| weights.len()));
+        let mut all = Vec::with_capacity(start);
+        all.extend(MAGIC);
+        all.extend([0; DIGESTED - DIGEST]);
+        all.extend(FORMAT.to_le_bytes());
+        all.extend(u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes());
+        all.extend((end as u64).to_le_bytes());
+        all.extend((start as u64).to_le_bytes());
+        all.extend(head);
+        all.resize(program, 0);
+        all.extend(description);
+        let digest = Sha256Digest::of(&all[DIGESTED..]);
+        all[DIGEST..DIGESTED].copy_from_slice(digest.as_bytes());
+        Ok(SavedForm { head: all, weights })
+    }
+
+    /// A model that was saved, from the file's mapped bytes. `model` is the digest of the file that it must have been made
+    /// from, `options` are what that would be loaded with.
+    ///
+    /// # Errors
+    /// [`SavedModelError`]; whatever it is, the model can be loaded from its own file.
+    ///
+    /// # Safety
+    /// Until the model is dropped nobody writes to the file or cuts it off: the program reads its weights where they lie.
+    /// Removing it, or renaming another into its place, is allowed.
+    pub unsafe fn open_saved(
+        file: &File,
+        model: Sha256Digest,
+        options: &ModelOptions,
+    ) -> Result<Self, SavedModelError> {
+        // SAFETY: nobody changes the file, says the caller.
+        let file = unsafe { Mmap::map(file) };
+        let file = file.map_err(|source| SavedModelError::File { action: "mapped", source })?;
+        let inside = SavedModelError::Damaged("the engine fails on it");
+        guarded(|| Ok(Self::open_mapped(file, model, options))).unwrap_or(Err(inside))
+    }
+
+    fn open_mapped(file: Mmap, model: Sha256Digest, options: &ModelOptions) -> Result<Self, SavedModelError> {
+        let (head, from) = read(&file)?;
+        head.origin.holds(&Origin::wanted(model, options))?;
+        let program = Program::open(Arc::new(Part { file, from }), &options.of_engine())?;
+        if !head.fits(&program) {
+            return Err(SavedModelError::Damaged("its parts do not fit each other"));
+        }
+        let Head { origin, inputs, outputs, softmax, summary, nodes, feeds, yields, ports, floats, edges } = head;
+        let edge = |(element, shape)| Edge { element, shape };
+        let built = Built { program, feeds: ports, floats, outputs: edges.into_iter().map(edge).collect() };
+        let fate = |constant| if constant { Fate::Constant } else { Fate::Fused { region: 0 } };
+        let node = |(name, operator, constant)| NodeFusion { name, operator, fate: fate(constant) };
+        Ok(Self {
+            executable: Executable::Whole { session: built.program.session(), built, feeds, yields },
+            inputs: inputs.into_iter().map(Spec::spec).collect(),
+            outputs: outputs.into_iter().map(Spec::spec).collect(),
+            softmax: softmax.into_iter().map(|s| s.map(|input_scale| Softmax { input_scale })).collect(),
+            summary,
+            fusion: Fusion { nodes: nodes.into_iter().map(node).collect(), regions: 1, whole: true },
+            shapes: origin.shapes,
+        })
+    }
+}
+
+/// The head, and where the program begins.
+fn read(file: &[u8]) -> Result<(Head, usize), SavedModelError> {
+    let damaged = SavedModelError::Damaged;
+    let header = file.get(..HEADER_BYTES).filter(|header| header.starts_with(MAGIC)).ok_or(damaged("no header"))?;
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let long = |at: usize| usize::try_from(u64::from(word(at)) | u64::from(word(at + 4)) << 32).unwrap_or(usize::MAX);
+    let (format, head, end, start) = (word(40), word(44) as usize, long(48), long(56));
+    if format != FORMAT {
+        let of = |format: u32| format.to_string();
+        return Err(SavedModelError::Stale { what: "format", found: of(format), expected: of(FORMAT) });
+    }
+    if end != file.len() {
+        return Err(damaged("it does not have the length that it says"));
+    }
+    let digested = file.get(DIGESTED..start).ok_or(damaged("its weights begin nowhere"))?;
+    if Sha256Digest::of(digested).as_bytes() != &header[DIGEST..DIGESTED] {
+        return Err(damaged("its digest is another"));
+    }
+    let head =
+        Some(head).filter(|bytes| *bytes <= HEAD_BYTES_MAX).and_then(|bytes| file.get(HEADER_BYTES..)?.get(..bytes));
+    let head = head.ok_or(damaged("its head is cut off"))?;
+    let program = (HEADER_BYTES + head.len()).next_multiple_of(SAVED_ALIGN_BYTES);
+    if program > start {
+        return Err(damaged("its program begins nowhere"));
+    }
+    Ok((postcard::from_bytes(head).map_err(|_| damaged("its head is none"))?, program))
+}
+
+/// What keeps a model from being one region.
+fn why(fusion: &Fusion) -> String {
+    let mut left = fusion.left();
+    match left.next() {
+        Some((node, reason)) => {
+            let (count, all) = (left.count() + 1, fusion.nodes.len());
+            format!(
+                "tract runs {count} of its {all} nodes, the first of them {} ({}): {reason}",
+                node.name, node.operator
+            )
+        }
+        None => "tract feeds its inputs or outputs".to_owned(),
+    }
+}
