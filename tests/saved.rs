@@ -2,7 +2,7 @@
 
 use sedge_protocol::Sha256Digest;
 use sedge_runtime::api::{Tensor, TensorSpec};
-use sedge_runtime::model::{Engine, SavedModelError};
+use sedge_runtime::model::{Check, Engine, SavedModelError};
 use sedge_runtime::{Model, ModelOptions};
 use sedge_tests::quantized::{Builder, Setting, Type};
 use sedge_tests::requirement::reference_models;
@@ -15,8 +15,13 @@ const HEADER_BYTES: usize = 64;
 fn saved(model: &Model, of: Sha256Digest) -> Vec<u8> {
     let form = model.saved(of).expect("one region");
     let mut bytes = Vec::new();
-    form.write_to(&mut bytes).expect("written");
-    assert_eq!(bytes.len() as u64, form.bytes());
+    form.write_to(model, &mut bytes).expect("written");
+    assert_eq!(bytes.len(), form.bytes());
+    let mut piece = [1; 100];
+    for offset in (0..bytes.len()).step_by(977) {
+        let count = form.read_at(model, offset, &mut piece);
+        assert_eq!(piece[..count], bytes[offset..bytes.len().min(offset + 100)], "from {offset} on");
+    }
     bytes
 }
 
@@ -28,7 +33,7 @@ fn kept(bytes: &[u8]) -> File {
 
 fn open_with(bytes: &[u8], of: Sha256Digest, options: &ModelOptions) -> Result<Model, SavedModelError> {
     // SAFETY: nobody else knows of the file.
-    unsafe { Model::open_saved(&kept(bytes), of, options) }
+    unsafe { Model::open_saved(&kept(bytes), of, options, Check::Head) }
 }
 
 fn open(bytes: &[u8], of: Sha256Digest) -> Result<Model, SavedModelError> {
@@ -157,6 +162,9 @@ fn damage_is_told_or_harmless() {
         damaged[at] ^= 1 << (at % 8);
         match open(&damaged, of) {
             Ok(mut model) => {
+                // SAFETY: nobody else knows of the file.
+                let whole = unsafe { Model::open_saved(&kept(&damaged), of, &ModelOptions::default(), Check::Whole) };
+                assert!(matches!(whole, Err(SavedModelError::Damaged(_))), "byte {at}");
                 assert!(at >= weights, "byte {at} of the head is any");
                 model.run(&views).expect("an answer, if a wrong one");
             }

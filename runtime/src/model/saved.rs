@@ -8,9 +8,9 @@
 //! ```
 //! The head says what the model was made from and for ([`Origin`]): another file, other sizes of inputs, another build of
 //! this program or another instruction set make it stale, and it is to be made anew. Head and description are held against
-//! their digest. Packed weights are not: reading them all would take longer than all the rest, so whoever keeps such a file
-//! where it may be damaged keeps the digest of the whole beside it. Damaged weights make results wrong; they cannot reach
-//! memory that is not the model's.
+//! their digest. The head has a digest of the packed weights too, but reading them all takes longer than all the rest, so
+//! who opens a file says whether to ([`Check`]). Damaged weights make results wrong; they cannot reach memory that is not
+//! the model's.
 //!
 //! Only a model that is one region of the engine has this form: what tract has planned cannot be written down.
 
@@ -34,6 +34,8 @@ const HEADER_BYTES: usize = 64;
 /// Where the digest begins, and where what it is of.
 const DIGEST: usize = 8;
 const DIGESTED: usize = 40;
+/// Written at a time.
+const PIECE_BYTES: usize = 256 << 10;
 /// Longer heads are refused.
 const HEAD_BYTES_MAX: usize = 16 << 20;
 
@@ -181,10 +183,21 @@ fn bytes(element: Element, mut shape: impl Iterator<Item = Option<usize>>) -> Op
     shape.try_fold(element_of(element).size_bytes(), |bytes, size| bytes.checked_mul(size?))
 }
 
+/// How much of a saved model is held against its digests before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// Every byte: of a file that has lain on a disk.
+    Whole,
+    /// All but the weights: of a file that was written a moment ago.
+    Head,
+}
+
 /// All of a loaded model but its program.
 #[derive(Serialize, Deserialize)]
 struct Head {
     origin: Origin,
+    /// As of [`digest`].
+    weights: [u8; 32],
     inputs: Vec<Spec>,
     outputs: Vec<Spec>,
     /// Of each output: whether it leaves a softmax, and the scale of what goes in.
@@ -220,34 +233,61 @@ impl Head {
     }
 }
 
-/// A model's saved form, on its way to where it is kept.
-pub struct SavedForm<'a> {
+/// A model's saved form, on its way to where it is kept. The weights are still the model's.
+pub struct SavedForm {
     /// All before the weights.
     head: Vec<u8>,
-    weights: Vec<&'a [u8]>,
+    bytes: usize,
 }
 
-impl SavedForm<'_> {
-    /// Writes it out.
+impl SavedForm {
+    /// How long it is.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies a piece of it, from `offset` on: as much as `into` has room for, less at the end. `model` is the one that it
+    /// is the form of.
+    pub fn read_at(&self, model: &Model, offset: usize, into: &mut [u8]) -> usize {
+        let count = into.len().min(self.bytes.saturating_sub(offset));
+        let into = &mut into[..count];
+        // Between weights lie zeros.
+        into.fill(0);
+        let mut copy = |at: usize, bytes: &[u8]| {
+            let (from, to) = (at.max(offset), (at + bytes.len()).min(offset + count));
+            if from < to {
+                into[from - offset..to - offset].copy_from_slice(&bytes[from - at..to - at]);
+            }
+        };
+        copy(0, &self.head);
+        let mut at = self.head.len();
+        for weights in model.packed_weights() {
+            at = at.next_multiple_of(SAVED_ALIGN_BYTES);
+            copy(at, weights);
+            at += weights.len();
+        }
+        count
+    }
+
+    /// Writes all of it.
     ///
     /// # Errors
     /// What the system says.
-    pub fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
-        to.write_all(&self.head)?;
-        let mut at = self.head.len();
-        for weights in &self.weights {
-            let padding = at.next_multiple_of(SAVED_ALIGN_BYTES) - at;
-            to.write_all(&[0; SAVED_ALIGN_BYTES][..padding])?;
-            to.write_all(weights)?;
-            at += padding + weights.len();
+    pub fn write_to(&self, model: &Model, to: &mut impl Write) -> io::Result<()> {
+        let (mut offset, mut piece) = (0, vec![0; PIECE_BYTES]);
+        while offset < self.bytes {
+            let count = self.read_at(model, offset, &mut piece);
+            to.write_all(&piece[..count])?;
+            offset += count;
         }
         Ok(())
     }
+}
 
-    /// How long it is.
-    pub fn bytes(&self) -> u64 {
-        end_of_weights(self.head.len(), self.weights.iter().map(|weights| weights.len())) as u64
-    }
+/// Of the digests of each layer's weights.
+fn digest<'a>(weights: impl Iterator<Item = &'a [u8]>) -> Sha256Digest {
+    let each: Vec<u8> = weights.flat_map(|weights| *Sha256Digest::of(weights).as_bytes()).collect();
+    Sha256Digest::of(&each)
 }
 
 fn end_of_weights(start: usize, lengths: impl Iterator<Item = usize>) -> usize {
@@ -277,7 +317,7 @@ impl Model {
     ///
     /// # Errors
     /// [`SavedModelError::NotWhole`] where tract runs a part of it.
-    pub fn saved(&self, of: Sha256Digest) -> Result<SavedForm<'_>, SavedModelError> {
+    pub fn saved(&self, of: Sha256Digest) -> Result<SavedForm, SavedModelError> {
         let Executable::Whole { built, feeds, yields, .. } = &self.executable else {
             return Err(SavedModelError::NotWhole { why: why(&self.fusion) });
         };
@@ -285,6 +325,7 @@ impl Model {
         let node = |node: &NodeFusion| (node.name.clone(), node.operator.clone(), constant(node));
         let head = Head {
             origin: Origin::of(of, &self.shapes, built.program.isa().to_owned()),
+            weights: *digest(built.program.weights()).as_bytes(),
             inputs: self.inputs.iter().map(Spec::of).collect(),
             outputs: self.outputs.iter().map(Spec::of).collect(),
             softmax: self.softmax.iter().map(|softmax| softmax.map(|s| s.input_scale)).collect(),
@@ -299,10 +340,9 @@ impl Model {
         let written = |e| SavedModelError::Engine(SavedError::Write(e));
         let head = postcard::to_allocvec(&head).map_err(written)?;
         let description = built.program.description()?;
-        let weights: Vec<&[u8]> = built.program.weights().collect();
         let program = (HEADER_BYTES + head.len()).next_multiple_of(SAVED_ALIGN_BYTES);
         let start = program + description.len();
-        let end = end_of_weights(start, weights.iter().map(|weights| weights.len()));
+        let end = end_of_weights(start, built.program.weights().map(<[u8]>::len));
         let mut all = Vec::with_capacity(start);
         all.extend(MAGIC);
         all.extend([0; DIGESTED - DIGEST]);
@@ -315,7 +355,15 @@ impl Model {
         all.extend(description);
         let digest = Sha256Digest::of(&all[DIGESTED..]);
         all[DIGEST..DIGESTED].copy_from_slice(digest.as_bytes());
-        Ok(SavedForm { head: all, weights })
+        Ok(SavedForm { head: all, bytes: end })
+    }
+
+    fn packed_weights(&self) -> impl Iterator<Item = &[u8]> {
+        let program = match &self.executable {
+            Executable::Whole { built, .. } => Some(&built.program),
+            Executable::Tract { .. } => None,
+        };
+        program.into_iter().flat_map(Program::weights)
     }
 
     /// A model that was saved, from the file's mapped bytes. `model` is the digest of the file that it must have been made
@@ -331,22 +379,32 @@ impl Model {
         file: &File,
         model: Sha256Digest,
         options: &ModelOptions,
+        check: Check,
     ) -> Result<Self, SavedModelError> {
         // SAFETY: nobody changes the file, says the caller.
         let file = unsafe { Mmap::map(file) };
         let file = file.map_err(|source| SavedModelError::File { action: "mapped", source })?;
         let inside = SavedModelError::Damaged("the engine fails on it");
-        guarded(|| Ok(Self::open_mapped(file, model, options))).unwrap_or(Err(inside))
+        guarded(|| Ok(Self::open_mapped(file, model, options, check))).unwrap_or(Err(inside))
     }
 
-    fn open_mapped(file: Mmap, model: Sha256Digest, options: &ModelOptions) -> Result<Self, SavedModelError> {
+    fn open_mapped(
+        file: Mmap,
+        model: Sha256Digest,
+        options: &ModelOptions,
+        check: Check,
+    ) -> Result<Self, SavedModelError> {
         let (head, from) = read(&file)?;
         head.origin.holds(&Origin::wanted(model, options))?;
         let program = Program::open(Arc::new(Part { file, from }), &options.of_engine())?;
         if !head.fits(&program) {
             return Err(SavedModelError::Damaged("its parts do not fit each other"));
         }
-        let Head { origin, inputs, outputs, softmax, summary, nodes, feeds, yields, ports, floats, edges } = head;
+        if check == Check::Whole && digest(program.weights()).as_bytes() != &head.weights {
+            return Err(SavedModelError::Damaged("its weights have another digest"));
+        }
+        let Head { origin, weights: _, inputs, outputs, softmax, summary, nodes, feeds, yields, ports, floats, edges } =
+            head;
         let edge = |(element, shape)| Edge { element, shape };
         let built = Built { program, feeds: ports, floats, outputs: edges.into_iter().map(edge).collect() };
         let fate = |constant| if constant { Fate::Constant } else { Fate::Fused { region: 0 } };

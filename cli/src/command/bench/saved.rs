@@ -4,7 +4,7 @@ use super::Arguments;
 use crate::output;
 use anyhow::{Context as _, Result, bail};
 use sedge_protocol::Sha256Digest;
-use sedge_runtime::model::{SavedForm, SavedModelError};
+use sedge_runtime::model::{Check, SavedForm, SavedModelError};
 use sedge_runtime::{Model, ModelOptions};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -29,7 +29,7 @@ impl Opened {
 pub(super) fn measure(model: &Model, file: Sha256Digest, options: &ModelOptions) -> Result<Option<Opened>> {
     let mut kept = tempfile::tempfile().context("a temporary file cannot be made")?;
     match model.saved(file) {
-        Ok(form) => write(&form, &mut kept)?,
+        Ok(form) => write(model, &form, &mut kept)?,
         Err(SavedModelError::NotWhole { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     }
@@ -45,7 +45,7 @@ pub(super) fn save(arguments: &Arguments, to: &Path) -> Result<ExitCode> {
     let file = Sha256Digest::of(&bytes);
     let model = Model::load_owned(bytes, &arguments.model_options()).with_context(|| path.display().to_string())?;
     let form = model.saved(file).with_context(|| path.display().to_string())?;
-    write(&form, &mut File::create(to).with_context(|| format!("{} cannot be written", to.display()))?)?;
+    write(&model, &form, &mut File::create(to).with_context(|| format!("{} cannot be written", to.display()))?)?;
     output::line(file);
     Ok(ExitCode::SUCCESS)
 }
@@ -63,9 +63,9 @@ pub(super) fn of_another_process(arguments: &Arguments) -> Result<(Model, Durati
     open(kept.as_file(), file, &arguments.model_options())
 }
 
-fn write(form: &SavedForm<'_>, to: &mut File) -> Result<()> {
+fn write(model: &Model, form: &SavedForm, to: &mut File) -> Result<()> {
     let mut to = BufWriter::new(to);
-    form.write_to(&mut to).context("the saved form cannot be written")?;
+    form.write_to(model, &mut to).context("the saved form cannot be written")?;
     to.into_inner().map_err(|e| e.into_error()).context("the saved form cannot be written")?;
     Ok(())
 }
@@ -74,6 +74,6 @@ fn open(kept: &File, file: Sha256Digest, options: &ModelOptions) -> Result<(Mode
     let began = Instant::now();
     // SAFETY: a temporary file that this process made, readable and writable for its user alone. It and the child that it
     // has awaited are the only ones that know of it, and neither writes to it any more.
-    let model = unsafe { Model::open_saved(kept, file, options) };
+    let model = unsafe { Model::open_saved(kept, file, options, Check::Head) };
     Ok((model.context("the saved form does not open")?, began.elapsed()))
 }
