@@ -42,7 +42,7 @@ impl Device {
         (loaded.from_saved, outcome)
     }
 
-    async fn from_saved(&self) -> bool {
+    async fn opens_saved(&self) -> bool {
         self.start(&self.bundle).await.0
     }
 
@@ -78,7 +78,7 @@ async fn what_was_damaged_is_named_and_saved_again() {
     assert!(!device.start(&other).await.0);
     let of_other = device.entries().each_bytes().remove(0);
     fs::remove_file(&device.entries()[0]).expect("removed");
-    assert!(!device.from_saved().await);
+    assert!(!device.opens_saved().await);
     let entries = device.entries();
     let sound = entries.each_bytes();
     let flipped = |at: usize| {
@@ -95,7 +95,7 @@ async fn what_was_damaged_is_named_and_saved_again() {
         ("another model", of_other, "is of the file sha256:"),
     ] {
         fs::write(&entries[0], &bytes).expect("written");
-        assert!(!device.from_saved().await, "{what}");
+        assert!(!device.opens_saved().await, "{what}");
         let warnings = device.warnings.take();
         let [warning] = warnings.as_slice() else { panic!("{what}: {warnings:?}") };
         for part in [says, &entries[0].display().to_string(), "model.int8.onnx", "made anew"] {
@@ -103,30 +103,30 @@ async fn what_was_damaged_is_named_and_saved_again() {
         }
         assert_eq!(entries.each_bytes(), sound, "{what}: it is mended");
     }
-    assert!(device.from_saved().await);
+    assert!(device.opens_saved().await);
 }
 
 #[tokio::test]
 async fn a_directory_that_others_can_write_to_is_not_used() {
     let device = Device::new();
-    assert!(!device.from_saved().await);
+    assert!(!device.opens_saved().await);
     let chmod = |mode| fs::set_permissions(device.cache.dir(), fs::Permissions::from_mode(mode)).expect("changed");
     chmod(0o777);
-    assert!(!device.from_saved().await);
+    assert!(!device.opens_saved().await);
     let warnings = device.warnings.take();
     let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
     for part in ["not trusted with a saved model", "its mode is 777", "chmod go-w", "from its file at every start"] {
         assert!(warning.contains(part), "{part}: {warning}");
     }
     chmod(0o700);
-    assert!(device.from_saved().await);
+    assert!(device.opens_saved().await);
 }
 
 #[tokio::test]
 async fn a_model_that_has_no_room_is_not_kept() {
     let mut device = Device::new();
     device.cache = device.cache.with_bytes_max(1000);
-    assert!(!device.from_saved().await);
+    assert!(!device.opens_saved().await);
     assert_eq!(device.entries(), [] as [PathBuf; 0], "nothing is left of it");
     let warnings = device.warnings.take();
     assert!(warnings.len() == 1 && warnings[0].contains("is not kept; at most 1000"), "{warnings:?}");
@@ -135,9 +135,9 @@ async fn a_model_that_has_no_room_is_not_kept() {
 #[tokio::test]
 async fn those_who_start_at_once_keep_one() {
     let device = Device::new();
-    let (a, b, c) = tokio::join!(device.from_saved(), device.from_saved(), device.from_saved());
+    let (a, b, c) = tokio::join!(device.opens_saved(), device.opens_saved(), device.opens_saved());
     assert!(!(a && b && c));
     assert_eq!(device.entries().len(), 1);
     assert_eq!(device.warnings.take(), [] as [String; 0]);
-    assert!(device.from_saved().await);
+    assert!(device.opens_saved().await);
 }

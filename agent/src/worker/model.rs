@@ -38,8 +38,7 @@ pub(super) async fn supply(worker: &mut Worker, cache: &ModelCache, model: &Save
 async fn keep(worker: &mut Worker, cache: &ModelCache, model: &SavedModel, bytes: u64) -> Result<(), WorkerError> {
     let (place, key) = (cache.clone(), model.key);
     // Another that saves the same will do.
-    let begun =
-        move || Ok(place.lock(key)?.map(|lock| place.begin(key, bytes).map(|writing| (lock, writing))).transpose()?);
+    let begun = move || place.lock(key)?.map(|lock| Ok((lock, place.begin(key, bytes)?))).transpose();
     let (lock, mut writing) = match blocking(cache, begun).await {
         Ok(Some(begun)) => begun,
         Ok(None) => return Ok(()),

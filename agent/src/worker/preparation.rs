@@ -99,7 +99,7 @@ impl WithModel {
             return;
         }
         let digest = self.prepared.model_digest();
-        match digest.and_then(|digest| Ok(self.model.saved(digest))) {
+        match digest.map(|digest| self.model.saved(digest)) {
             Ok(Ok(form)) => self.form = Some(form),
             // Not every model has one; that is no problem of this start.
             Ok(Err(SavedModelError::NotWhole { .. })) => {}

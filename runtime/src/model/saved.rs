@@ -1,8 +1,8 @@
 //! A loaded model on disk, ready to be mapped: opening it parses no ONNX, knows no tract and packs no weights.
 //!
 //! ```text
-//! "sedgemod"  SHA-256 of the next three parts  format  length of the head  length of the file  start of the weights
-//!    8 B                  32 B                  4 B, LE      4 B, LE             8 B, LE             8 B, LE
+//! "sedgemod"  SHA-256 of all from here    format   length of the head  length of the file  start of the weights
+//!    8 B      to the weights, 32 B       4 B, LE        4 B, LE             8 B, LE              8 B, LE
 //! head  padding  description of the program  packed weights of each layer
 //!                  from a multiple of 64 B on, as `sedge_engine::Program::open` wants it
 //! ```
@@ -14,15 +14,15 @@
 //!
 //! Only a model that is one region of the engine has this form: what tract has planned cannot be written down.
 
-use super::executable::{Executable, element_of};
+mod head;
+
+use super::executable::Executable;
 use super::fused::{Built, Edge};
-use super::{Fate, Fusion, Model, ModelOptions, NodeFusion, Softmax, Summary, guarded};
+use super::{Fate, Fusion, Model, ModelOptions, NodeFusion, Softmax, guarded};
+use head::{Head, Origin, Spec};
 use memmap2::Mmap;
-use sedge_engine::{Element, Program, SAVED_ALIGN_BYTES, SavedError};
-use sedge_processor_sdk::{ElementType, Quantization, TensorSpec};
+use sedge_engine::{Program, SAVED_ALIGN_BYTES, SavedError};
 use sedge_protocol::Sha256Digest;
-use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -92,97 +92,6 @@ impl From<SavedError> for SavedModelError {
     }
 }
 
-/// All that decides whether a saved model is of use.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Origin {
-    /// Digest of the model's file.
-    model: [u8; 32],
-    /// Sizes that were asked for.
-    shapes: Vec<(String, Vec<i32>)>,
-    /// Builds of this crate and of the engine.
-    runtime: String,
-    engine: String,
-    isa: String,
-}
-
-impl Origin {
-    fn of(model: Sha256Digest, shapes: &[(String, Vec<i32>)], isa: String) -> Self {
-        Self {
-            model: *model.as_bytes(),
-            shapes: shapes.to_vec(),
-            runtime: format!("{} {FORMAT}", env!("CARGO_PKG_VERSION")),
-            engine: sedge_engine::build(),
-            isa,
-        }
-    }
-
-    fn wanted(model: Sha256Digest, options: &ModelOptions) -> Self {
-        let best = || sedge_engine::isas().first().map_or("none", |isa| isa).to_owned();
-        Self::of(model, &options.shapes, options.of_engine().isa.unwrap_or_else(best))
-    }
-
-    /// What differs first.
-    fn holds(&self, wanted: &Self) -> Result<(), SavedModelError> {
-        let stale = |what, found, expected| Err(SavedModelError::Stale { what, found, expected });
-        if self.model != wanted.model {
-            let hex = |digest| Sha256Digest::from(digest).to_string();
-            return stale("the file", hex(self.model), hex(wanted.model));
-        }
-        if self.shapes != wanted.shapes {
-            let text = |shapes: &[(String, Vec<i32>)]| {
-                let one = |(name, shape): &(String, Vec<i32>)| format!("{name} {shape:?}");
-                let all: Vec<String> = shapes.iter().map(one).collect();
-                if all.is_empty() { "as in the file".to_owned() } else { all.join(", ") }
-            };
-            return stale("inputs", text(&self.shapes), text(&wanted.shapes));
-        }
-        for (what, found, expected) in [
-            ("runtime", &self.runtime, &wanted.runtime),
-            ("engine", &self.engine, &wanted.engine),
-            ("instruction set", &self.isa, &wanted.isa),
-        ] {
-            if found != expected {
-                return stale(what, found.clone(), expected.clone());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A tensor at the edge of the model.
-#[derive(Serialize, Deserialize)]
-struct Spec {
-    name: String,
-    element: Element,
-    shape: Vec<i32>,
-    quantization: Option<(f32, i32)>,
-}
-
-impl Spec {
-    fn of(spec: &TensorSpec) -> Self {
-        let element = match spec.ty {
-            ElementType::Uint8 => Element::U8,
-            ElementType::Int8 => Element::I8,
-            _ => Element::F32,
-        };
-        let quantization = spec.quantization.map(|q| (q.scale, q.zero_point));
-        Self { name: spec.name.clone(), element, shape: spec.shape.clone(), quantization }
-    }
-
-    fn spec(self) -> TensorSpec {
-        let quantization = self.quantization.map(|(scale, zero_point)| Quantization { scale, zero_point });
-        TensorSpec { name: self.name, ty: element_of(self.element), shape: self.shape, quantization }
-    }
-
-    fn bytes(&self) -> Option<usize> {
-        bytes(self.element, self.shape.iter().map(|size| usize::try_from(*size).ok()))
-    }
-}
-
-fn bytes(element: Element, mut shape: impl Iterator<Item = Option<usize>>) -> Option<usize> {
-    shape.try_fold(element_of(element).size_bytes(), |bytes, size| bytes.checked_mul(size?))
-}
-
 /// How much of a saved model is held against its digests before it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
@@ -190,47 +99,6 @@ pub enum Check {
     Whole,
     /// All but the weights: of a file that was written a moment ago.
     Head,
-}
-
-/// All of a loaded model but its program.
-#[derive(Serialize, Deserialize)]
-struct Head {
-    origin: Origin,
-    /// As of [`digest`].
-    weights: [u8; 32],
-    inputs: Vec<Spec>,
-    outputs: Vec<Spec>,
-    /// Of each output: whether it leaves a softmax, and the scale of what goes in.
-    softmax: Vec<Option<Option<f32>>>,
-    summary: Summary,
-    /// Name and operator of each node, and whether it is constant; the others are fused.
-    nodes: Vec<(String, String, bool)>,
-    /// As of [`Executable::Whole`].
-    feeds: Vec<usize>,
-    yields: Vec<usize>,
-    /// As of [`Built`].
-    ports: Vec<usize>,
-    floats: Vec<usize>,
-    edges: Vec<(Element, Vec<usize>)>,
-}
-
-impl Head {
-    /// Whether running the program can rely on what is said here.
-    fn fits(&self, program: &Program) -> bool {
-        let below = |places: &[usize], count: usize| places.iter().all(|place| *place < count);
-        let distinct = |places: &[usize]| places.iter().collect::<HashSet<_>>().len() == places.len();
-        let inputs = self.ports.iter().map(|port| self.inputs.get(*self.feeds.get(*port)?)?.bytes());
-        let edges = self.edges.iter().map(|(element, shape)| bytes(*element, shape.iter().copied().map(Some)));
-        let outputs = self.yields.iter().map(|place| self.outputs.get(*place)?.bytes());
-        below(&self.feeds, self.inputs.len())
-            && distinct(&self.feeds)
-            && distinct(&self.yields)
-            && below(&self.ports, self.feeds.len())
-            && below(&self.floats, self.feeds.len())
-            && inputs.eq(program.input_bytes().map(Some))
-            && edges.eq(program.output_bytes().map(Some))
-            && outputs.eq(program.output_bytes().map(Some))
-    }
 }
 
 /// A model's saved form, on its way to where it is kept. The weights are still the model's.
