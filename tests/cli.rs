@@ -238,9 +238,16 @@ fn reference_models_agree_with_the_engines_they_come_from() {
 
 #[test]
 fn a_model_is_measured_whenever_a_script_says_so() {
+    for more in [&[][..], &["--from-saved"]] {
+        measured_on_command(more);
+    }
+}
+
+fn measured_on_command(more: &[&str]) {
     let model = format!("{DIGITS}/v1/model.int8.onnx");
     let mut child = Command::new(env!("CARGO_BIN_EXE_sedge"))
         .args(["bench", &model, "--serve"])
+        .args(more)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
@@ -255,12 +262,27 @@ fn a_model_is_measured_whenever_a_script_says_so() {
     let [ready, first, error, second] = answers.as_slice() else { panic!("{answers:?}") };
     assert!(ready["ready"] == true && ready["load_ms"].as_f64() > Some(0.0), "{ready}");
     assert!(ready["rss_bytes"].as_u64() > Some(1 << 20), "{ready}");
+    assert!(ready["rss_base_bytes"].as_u64() <= ready["rss_bytes"].as_u64(), "{ready}");
     for measured in [first, second] {
         let [p10, median, p90] = ["p10_us", "median_us", "p90_us"].map(|k| measured[k].as_f64().expect("a number"));
         assert!(0.0 < p10 && p10 <= median && median <= p90, "{measured}");
         assert!(measured["iterations"].as_u64() > Some(0) && measured["rss_peak_bytes"].as_u64() > Some(1 << 20));
     }
     assert_eq!(error["error"], "the only command is `run SECONDS`");
+}
+
+#[test]
+fn the_time_to_load_is_told_with_and_without_the_saved_form() {
+    let model = format!("{DIGITS}/v1/model.int8.onnx");
+    let told = succeed(&["bench", &model, "--seconds", "0.05", "-o", "json"]).json();
+    assert!(told["saved"]["load_ms"].as_f64() > Some(0.0), "{told}");
+    assert!(told["saved"]["bytes"].as_u64() > Some(1000), "{told}");
+    let text = succeed(&["bench", &model, "--seconds", "0.05"]).stdout;
+    assert!(text.contains(" ms from the saved form, peak memory "), "{text}");
+    let tract = ["bench", &model, "--seconds", "0.05", "--engine", "tract"];
+    let told = succeed(&[&tract[..], &["-o", "json"]].concat()).json();
+    assert_eq!(told["saved"], Value::Null);
+    assert!(!succeed(&tract).stdout.contains("saved form"));
 }
 
 #[test]

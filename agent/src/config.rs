@@ -4,8 +4,11 @@
 //! Unknown keys are refused, so that a misspelt limit is an error and not a limit that was never set.
 
 use crate::dataplane::config::{ComponentConfig, Config as DataPlaneConfig, HttpConfig};
+use crate::worker::Caches;
 use sedge_protocol::id::ComponentName;
 use sedge_protocol::limits::COMPONENTS_MAX;
+use sedge_runtime::model::ModelCache;
+use sedge_runtime::sandbox::CodeCache;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,6 +51,9 @@ pub struct Config {
     /// share it.
     #[serde(default)]
     pub code_dir: Option<PathBuf>,
+    /// Where saved models are kept; `models` in the state directory when left out. Agents of one user may share it.
+    #[serde(default)]
+    pub models_dir: Option<PathBuf>,
     /// Address of the broker, `host:port`, instead of the one that enrolment gave.
     #[serde(default)]
     pub broker: Option<String>,
@@ -109,6 +115,7 @@ impl Default for Config {
         Self {
             state_dir: state_dir(),
             code_dir: None,
+            models_dir: None,
             broker: None,
             download: DownloadLimits::default(),
             outbox: OutboxLimits::default(),
@@ -195,9 +202,13 @@ impl Config {
         Ok(config)
     }
 
-    /// Where compiled code is kept.
-    pub fn code_dir(&self) -> PathBuf {
-        self.code_dir.clone().unwrap_or_else(|| self.state_dir.join("code"))
+    /// What is kept of what workers make of bundles.
+    pub fn caches(&self) -> Caches {
+        let place = |given: &Option<PathBuf>, name| given.clone().unwrap_or_else(|| self.state_dir.join(name));
+        Caches {
+            code: Some(CodeCache::new(place(&self.code_dir, "code"))),
+            models: Some(ModelCache::new(place(&self.models_dir, "models"))),
+        }
     }
 
     /// What concerns samples.

@@ -20,13 +20,12 @@ use crate::endpoint::{self, HttpError};
 use crate::plane::{Addressed, Command, Happening};
 use crate::sink::{Board, FileSink, FileSinkError};
 use crate::source::Source;
-use crate::worker::WorkerProgram;
+use crate::worker::{Caches, WorkerProgram};
 use component::{Component, Parts};
 use config::{Config, SinkConfig};
 use feedback::{FEEDBACK_MAX, Listeners};
 use sedge_protocol::deployment::Answer;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
-use sedge_runtime::sandbox::CodeCache;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,8 +53,8 @@ pub struct Setup {
     pub config: Config,
     /// How workers are started.
     pub program: WorkerProgram,
-    /// Where compiled code of processors is kept; without it, every start of a worker compiles.
-    pub code: Option<CodeCache>,
+    /// What is kept of what workers make of bundles.
+    pub caches: Caches,
     /// Who this device is.
     pub identity: Identity,
     /// Sources that others have made, by component and name: those of kind `mqtt`, and whatever else.
@@ -139,7 +138,7 @@ impl DataPlane {
     /// # Errors
     /// [`DataPlaneError`] naming what can't be opened.
     pub async fn start(setup: Setup) -> Result<Self, DataPlaneError> {
-        let Setup { config, program, code, identity, mut sources } = setup;
+        let Setup { config, program, caches, identity, mut sources } = setup;
         let board = Arc::new(Board::default());
         let (tell, happenings) = mpsc::channel(HAPPENINGS_MAX);
         let mut components = BTreeMap::new();
@@ -176,13 +175,13 @@ impl DataPlane {
                 listeners.0.insert(name.clone(), told);
             }
             board.announce(&name);
-            let (program, code, identity) = (program.clone(), code.clone(), identity.clone());
+            let (program, caches, identity) = (program.clone(), caches.clone(), identity.clone());
             let (happenings, board) = (tell.clone(), board.clone());
             let parts = Parts {
                 name: name.clone(),
                 config,
                 program,
-                code,
+                caches,
                 identity,
                 commands,
                 samples,

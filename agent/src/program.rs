@@ -23,7 +23,6 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sedge_protocol::id::{BootId, ComponentName, Principal};
 use sedge_protocol::message::Status;
-use sedge_runtime::sandbox::CodeCache;
 use std::collections::HashMap;
 use std::fs::{File, Permissions, TryLockError};
 use std::io;
@@ -127,7 +126,7 @@ pub async fn run(
     let DataPlane { commands, happenings, http, .. } = DataPlane::start(Setup {
         config: config.data_plane(),
         program: worker,
-        code: Some(CodeCache::new(config.code_dir())),
+        caches: config.caches(),
         identity: dataplane::Identity { dev: device, boot: boot.clone() },
         sources,
     })

@@ -4,48 +4,13 @@
 
 mod common;
 
-use common::{Packed, digits, image, load, program, sample};
-use sedge_agent::worker::{Answer, Deadlines, Limits, Loaded, Worker, WorkerError, WorkerProgram};
+use common::{EachBytes as _, Packed, Warnings, digits, image, load, program, sample};
+use sedge_agent::worker::{Answer, Caches, Deadlines, Limits, Loaded, Worker, WorkerError, WorkerProgram};
 use sedge_runtime::sandbox::CodeCache;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Event, Metadata, Subscriber, span};
-
-/// The warnings of this thread, each with the file that it is about.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if ["message", "file"].contains(&field.name()) {
-            self.0.push_str(&format!("{value:?} "));
-        }
-    }
-}
-
-impl Subscriber for Warnings {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::WARN
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        self.0.lock().expect("whole").push(line.0);
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
 
 struct Device {
     directory: tempfile::TempDir,
@@ -68,7 +33,7 @@ impl Device {
     async fn try_start(&self, program: WorkerProgram) -> Result<(Worker, Loaded), WorkerError> {
         let name = "test".to_owned();
         let mut worker = Worker::start(&program, Limits::default(), Deadlines::default(), name).await?;
-        let loaded = worker.load(load(&self.bundle), Some(&self.cache)).await?;
+        let loaded = worker.load(load(&self.bundle), &keeping(&self.cache)).await?;
         Ok((worker, loaded))
     }
 
@@ -89,8 +54,12 @@ impl Device {
     }
 
     fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut self.warnings.0.lock().expect("whole"))
+        self.warnings.take()
     }
+}
+
+fn keeping(code: &CodeCache) -> Caches {
+    Caches { code: Some(code.clone()), ..Caches::default() }
 }
 
 /// Its compiling child fails.
@@ -115,7 +84,7 @@ async fn without_a_cache_every_start_compiles() {
     let device = Device::new();
     for _ in 0..2 {
         let mut worker = common::start(Deadlines::default()).await;
-        assert_eq!(worker.load(load(&device.bundle), None).await.expect("loaded").compiled, 2);
+        assert_eq!(worker.load(load(&device.bundle), &Caches::default()).await.expect("loaded").compiled, 2);
     }
     assert!(!device.cache.dir().exists());
 }
@@ -179,7 +148,7 @@ async fn another_memory_profile_is_another_key() {
         let mut worker = common::start(Deadlines::default()).await;
         let mut tight = load(&device.bundle);
         tight.settings = serde_json::json!({ "sandbox_memory": "tight" });
-        assert_eq!(worker.load(tight, Some(&device.cache)).await.expect("loaded").compiled, compiled);
+        assert_eq!(worker.load(tight, &keeping(&device.cache)).await.expect("loaded").compiled, compiled);
     }
     assert_eq!(device.entries().len(), 4);
 }
@@ -270,14 +239,4 @@ fn a_lock_is_free_when_its_holder_was_killed() {
     holder.kill().expect("killed");
     holder.wait().expect("gone");
     assert!(cache.lock(any_key()).expect("opened").is_some());
-}
-
-trait EachBytes {
-    fn each_bytes(&self) -> Vec<Vec<u8>>;
-}
-
-impl EachBytes for Vec<PathBuf> {
-    fn each_bytes(&self) -> Vec<Vec<u8>> {
-        self.iter().map(|path| fs::read(path).expect("read")).collect()
-    }
 }

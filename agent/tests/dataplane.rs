@@ -10,9 +10,11 @@ use sedge_agent::dataplane::{DataPlane, Identity, Setup};
 use sedge_agent::endpoint;
 use sedge_agent::plane::{Command, Happening};
 use sedge_agent::source::{Feed, Incoming, Labels, feed};
+use sedge_agent::worker::Caches;
 use sedge_protocol::deployment::{Answer, ShadowLimits, Slot, Ticket};
 use sedge_protocol::id::ComponentName;
 use sedge_protocol::message::Telemetry;
+use sedge_runtime::model::ModelCache;
 use sedge_runtime::sandbox::CodeCache;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -55,10 +57,10 @@ async fn post(address: SocketAddr, kind: &str, body: &str) -> String {
 
 impl Bench {
     async fn start(directory: &Path, more: &str) -> Self {
-        Self::start_with(directory, more, None).await
+        Self::start_with(directory, more, Caches::default()).await
     }
 
-    async fn start_with(directory: &Path, more: &str, code: Option<CodeCache>) -> Self {
+    async fn start_with(directory: &Path, more: &str, caches: Caches) -> Self {
         let results = directory.join("results.jsonl");
         let text = format!(
             "[component.digits.source.hand]\nkind = 'mqtt'\nurl = 'mqtt://site'\ntopic = 'digits'\n\
@@ -70,7 +72,7 @@ impl Bench {
         let (feed, source) = feed(1);
         let identity = Identity { dev: "acme:cam-7".parse().expect("valid"), boot: "boot-1".parse().expect("valid") };
         let sources = HashMap::from([((component(), "hand".to_owned()), Box::new(source) as _)]);
-        let setup = Setup { config, program: program(), code, identity, sources };
+        let setup = Setup { config, program: program(), caches, identity, sources };
         let plane = DataPlane::start(setup).await.expect("started");
         Self { plane, feed, results, tickets: 0, fed: 0 }
     }
@@ -555,15 +557,18 @@ async fn when_nobody_commands_any_more_all_workers_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_starts_faster_with_the_code_of_an_earlier_one() {
+async fn a_worker_starts_faster_with_what_an_earlier_one_has_made() {
     let directory = tempfile::tempdir().expect("directory");
     let one = digits(directory.path(), "v1");
     let code = CodeCache::new(directory.path().join("code"));
-    let mut bench = Bench::start_with(directory.path(), "", Some(code.clone())).await;
+    let models = ModelCache::new(directory.path().join("models"));
+    let caches = Caches { code: Some(code.clone()), models: Some(models.clone()) };
+    let mut bench = Bench::start_with(directory.path(), "", caches).await;
     let mut cold = Vec::new();
     let mut cached = Vec::new();
     for _ in 0..5 {
         let _ = std::fs::remove_dir_all(code.dir());
+        let _ = std::fs::remove_dir_all(models.dir());
         for times in [&mut cold, &mut cached] {
             let began = Instant::now();
             let ready = bench.start_worker(Slot::A, &one).await;
@@ -571,6 +576,7 @@ async fn a_worker_starts_faster_with_the_code_of_an_earlier_one() {
             assert_eq!(ready, Answer::WorkerReady);
             bench.give(Command::StopWorker { slot: Slot::A }).await;
             assert_eq!(std::fs::read_dir(code.dir()).expect("listed").count(), 2);
+            assert_eq!(std::fs::read_dir(models.dir()).expect("listed").count(), 1);
         }
     }
     for (what, times) in [("cold", &mut cold), ("cached", &mut cached)] {

@@ -4,7 +4,9 @@
 mod common;
 
 use common::{digits, image, load, pack, sample, signal, start};
-use sedge_agent::worker::{Answer, Deadlines, Limits, Stage, Worker, WorkerError, confine, memory_bytes, restrict};
+use sedge_agent::worker::{
+    Answer, Caches, Deadlines, Limits, Stage, Worker, WorkerError, confine, memory_bytes, restrict,
+};
 
 #[tokio::test]
 async fn a_worker_answers_and_its_memory_is_known() {
@@ -13,7 +15,7 @@ async fn a_worker_answers_and_its_memory_is_known() {
     let mut worker = start(Deadlines::default()).await;
     println!("memory of a worker without a model: {} KiB", memory_bytes(worker.pid()).expect("known") >> 10);
     let began = std::time::Instant::now();
-    let loaded = worker.load(load(&bundle), None).await.expect("loaded");
+    let loaded = worker.load(load(&bundle), &Caches::default()).await.expect("loaded");
     println!("loading the digits bundle: {} ms", began.elapsed().as_millis());
     assert_eq!((loaded.name.as_str(), loaded.version.to_string().as_str()), ("digits", "1.0.0"));
     assert_eq!(loaded.filtered, cfg!(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))));
@@ -42,7 +44,7 @@ async fn a_large_sample_travels_in_shared_memory_and_a_bad_one_fails_alone() {
     let directory = tempfile::tempdir().expect("directory");
     let bundle = digits(directory.path(), "v1");
     let mut worker = start(Deadlines::default()).await;
-    worker.load(load(&bundle), None).await.expect("loaded");
+    worker.load(load(&bundle), &Caches::default()).await.expect("loaded");
     let small = image("0000.png");
     // What follows the end of a PNG is ignored by decoders.
     let mut large = small.clone();
@@ -70,12 +72,13 @@ async fn a_bundle_that_is_not_what_was_ordered_is_refused() {
     let mut worker = start(Deadlines::default()).await;
     let mut wrong = load(&one);
     wrong.digest = two.digest;
-    let Err(WorkerError::Refused(detail)) = worker.load(wrong, None).await else { panic!("loaded") };
+    let Err(WorkerError::Refused(detail)) = worker.load(wrong, &Caches::default()).await else { panic!("loaded") };
     assert!(detail.contains(&two.digest.to_string()), "{detail}");
 
     let mut wrong = load(&one);
     wrong.settings = serde_json::json!({ "thread": 2 });
-    let Err(WorkerError::Refused(detail)) = start(Deadlines::default()).await.load(wrong, None).await else {
+    let Err(WorkerError::Refused(detail)) = start(Deadlines::default()).await.load(wrong, &Caches::default()).await
+    else {
         panic!("loaded")
     };
     assert!(detail.contains("`thread`"), "{detail}");
@@ -87,7 +90,7 @@ async fn a_golden_sample_that_comes_out_wrong_is_named() {
     let change = |manifest: String| manifest.replace("golden/3.png\"\nlabel = \"3\"", "golden/3.png\"\nlabel = \"4\"");
     let bundle = pack(directory.path(), "v1", "wrong-golden", change);
     let mut worker = start(Deadlines::default()).await;
-    worker.load(load(&bundle), None).await.expect("loaded");
+    worker.load(load(&bundle), &Caches::default()).await.expect("loaded");
     let Err(WorkerError::Refused(detail)) = worker.golden().await else { panic!("passed") };
     assert!(detail.contains("golden/3.png") && detail.contains("`4`"), "{detail}");
 }
@@ -97,7 +100,7 @@ async fn death_and_hanging_are_told_apart() {
     let directory = tempfile::tempdir().expect("directory");
     let bundle = digits(directory.path(), "v1");
     let mut worker = start(Deadlines::default()).await;
-    worker.load(load(&bundle), None).await.expect("loaded");
+    worker.load(load(&bundle), &Caches::default()).await.expect("loaded");
     signal(worker.pid(), libc::SIGKILL);
     let error = worker.ping().await.expect_err("dead");
     assert!(matches!(error, WorkerError::Ended(_)) && error.to_string().contains("signal: 9"), "{error}");
@@ -115,7 +118,7 @@ async fn the_kernel_says_that_a_worker_is_confined() {
     let directory = tempfile::tempdir().expect("directory");
     let bundle = digits(directory.path(), "v1");
     let mut worker = start(Deadlines::default()).await;
-    worker.load(load(&bundle), None).await.expect("loaded");
+    worker.load(load(&bundle), &Caches::default()).await.expect("loaded");
     let of = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", worker.pid())).expect("read");
     let status = of("status");
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
@@ -212,7 +215,7 @@ async fn a_worker_that_wants_too_much_memory_ends_and_says_why() {
     let bundle = digits(directory.path(), "v1");
     let limits = Limits { memory_bytes: 3 << 20, ..Limits::default() };
     let worker = Worker::start(&common::program(), limits, Deadlines::default(), "test".to_owned()).await;
-    let error = worker.expect("started").load(load(&bundle), None).await.expect_err("too little memory");
+    let error = worker.expect("started").load(load(&bundle), &Caches::default()).await.expect_err("too little memory");
     let WorkerError::Ended(exit) = error else { panic!("{error}") };
     println!("with 3 MiB, the worker {exit}");
     assert!(exit.status.is_some_and(|s| !s.success()) && exit.last_words.is_some(), "{exit}");

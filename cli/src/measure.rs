@@ -107,15 +107,12 @@ impl Stages {
     }
 }
 
-/// Largest resident memory of this process so far.
+/// Largest resident memory of this process so far; 0 where the system does not tell.
 pub(crate) fn peak_rss_bytes() -> u64 {
-    // SAFETY: getrusage fills the structure it is given, for which all-zero is a valid value.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
-        usage
-    };
-    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024 // Linux counts in KiB.
+    // What getrusage tells begins with the memory of the process that started this one.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+    peak.unwrap_or(0_u64) * 1024
 }
 
 /// Resident memory of this process now; 0 where the system does not tell.

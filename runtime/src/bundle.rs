@@ -127,6 +127,7 @@ pub struct VerifiedBundle {
     signers: Vec<KeyId>,
     manifest: Manifest,
     files: BTreeMap<String, Vec<u8>>,
+    digests: BTreeMap<String, Sha256Digest>,
     labels: Vec<String>,
     reference: Option<Reference>,
 }
@@ -152,12 +153,14 @@ impl VerifiedBundle {
         let config = container.blob(&image.config, oci::DOCUMENT_BYTES_MAX)?;
         let packed = PackedManifest::parse(&config).map_err(BundleError::Manifest)?;
         let files = container.files(&packed, &image)?;
+        let digests = packed.files.iter().map(|file| (file.path.clone(), file.digest)).collect();
         let mut bundle = Self {
             digest,
             image_manifest_bytes: descriptor.size,
             signers,
             manifest: packed.manifest,
             files,
+            digests,
             labels: Vec::new(),
             reference: None,
         };
@@ -209,6 +212,22 @@ impl VerifiedBundle {
     /// [`BundleError::Missing`]; not for a path that the manifest names.
     pub fn file(&self, path: &str) -> Result<&[u8], BundleError> {
         self.files.get(path).map(Vec::as_slice).ok_or_else(|| BundleError::Missing { part: path.to_owned() })
+    }
+
+    /// The digest that the contents of one file were found to have.
+    ///
+    /// # Errors
+    /// [`BundleError::Missing`]; not for a path that the manifest names.
+    pub fn digest_of(&self, path: &str) -> Result<Sha256Digest, BundleError> {
+        self.digests.get(path).copied().ok_or_else(|| BundleError::Missing { part: path.to_owned() })
+    }
+
+    /// Takes the contents of one file out, so that their memory can be freed; the file counts as missing from here on.
+    ///
+    /// # Errors
+    /// [`BundleError::Missing`]; not for a path that the manifest names, the first time.
+    pub fn take_file(&mut self, path: &str) -> Result<Vec<u8>, BundleError> {
+        self.files.remove(path).ok_or_else(|| BundleError::Missing { part: path.to_owned() })
     }
 
     /// The first variant that this machine can run.

@@ -7,6 +7,7 @@
 //! This crate has never heard of fleets, rollouts or MQTT, and opens no network connection.
 
 pub mod bundle;
+pub mod cache;
 mod convert;
 pub mod golden;
 pub mod model;

@@ -5,6 +5,7 @@
 //! type or shape are refused before tract sees them; an output that holds NaN is an error, not a result; a panic
 //! inside tract is an error of the model, not the end of the process. A model can refer to no file beside itself.
 
+mod cache;
 mod edge;
 mod executable;
 mod float;
@@ -12,6 +13,7 @@ mod fused;
 mod layers;
 mod onnx;
 mod quantize;
+mod saved;
 
 use crate::tflite;
 use sedge_processor_sdk::{ElementType, Tensor, TensorSpec, TensorView};
@@ -21,13 +23,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use tract_onnx::prelude as tract;
 use tract_onnx::prelude::{DatumType, IntoTValue as _, TValue, TVec};
 
+pub use cache::ModelCache;
 pub use edge::Softmax;
 pub use fused::{Fate, Fusion, NodeFusion, Reason};
 pub use layers::{Layer, Layers, Peaks};
 pub use onnx::{OperatorCount, Summary};
+pub use saved::{Check, SavedForm, SavedModelError};
 
 /// Larger models are refused: the addresses of a 32-bit device end there.
 pub const MODEL_BYTES_MAX: usize = 1 << 30;
+
+/// After files of this size it is worth giving memory back.
+const LARGE_BYTES: usize = 1 << 20;
 
 /// How to load a model.
 #[derive(Debug, Clone)]
@@ -77,6 +84,8 @@ pub struct Model {
     softmax: Vec<Option<Softmax>>,
     summary: Summary,
     fusion: Fusion,
+    /// As in [`ModelOptions`].
+    shapes: Vec<(String, Vec<i32>)>,
 }
 
 /// Why a model does not load or run.
@@ -188,18 +197,42 @@ impl Model {
         guarded(|| Self::load_unguarded(onnx, options))
     }
 
-    fn load_unguarded(onnx: &[u8], options: &ModelOptions) -> Result<Self, ModelError> {
-        if tflite::is_tflite(onnx) {
-            let imported = tflite::import(onnx)?;
-            let (softmax, summary) = (imported.softmax.clone(), imported.summary.clone());
-            let executable::Loaded { executable, inputs, outputs, fusion } =
-                executable::load_tflite(imported, options)?;
-            return Ok(Self { executable, inputs, outputs, softmax, summary, fusion });
+    /// As [`Model::load`]; the file's bytes are freed as soon as they are read.
+    ///
+    /// # Errors
+    /// As of [`Model::load`].
+    pub fn load_owned(onnx: Vec<u8>, options: &ModelOptions) -> Result<Self, ModelError> {
+        guarded(|| Self::load_unguarded(onnx, options))
+    }
+
+    fn load_unguarded(file: impl AsRef<[u8]>, options: &ModelOptions) -> Result<Self, ModelError> {
+        let large = file.as_ref().len() >= LARGE_BYTES;
+        let model = if tflite::is_tflite(file.as_ref()) {
+            Self::load_tflite(file, options)?
+        } else {
+            Self::load_onnx(file, options)?
+        };
+        if large {
+            give_back();
         }
-        let mut parsed = onnx::Parsed::parse(onnx)?;
+        Ok(model)
+    }
+
+    fn load_tflite(file: impl AsRef<[u8]>, options: &ModelOptions) -> Result<Self, ModelError> {
+        let imported = tflite::import(file.as_ref())?;
+        drop(file);
+        let (softmax, summary) = (imported.softmax.clone(), imported.summary.clone());
+        let executable::Loaded { executable, inputs, outputs, fusion } = executable::load_tflite(imported, options)?;
+        Ok(Self { executable, inputs, outputs, softmax, summary, fusion, shapes: options.shapes.clone() })
+    }
+
+    fn load_onnx(file: impl AsRef<[u8]>, options: &ModelOptions) -> Result<Self, ModelError> {
+        let mut parsed = onnx::Parsed::parse(file.as_ref())?;
+        drop(file);
         let executable::Loaded { executable, inputs, outputs, fusion } = executable::load(&mut parsed, options)?;
         let softmax = parsed.outputs.iter().map(|o| o.edge.softmax).collect();
-        Ok(Self { executable, inputs, outputs, softmax, summary: parsed.summary().clone(), fusion })
+        let (summary, shapes) = (parsed.summary().clone(), options.shapes.clone());
+        Ok(Self { executable, inputs, outputs, softmax, summary, fusion, shapes })
     }
 
     /// What the model expects.
@@ -351,6 +384,16 @@ fn names<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// tract's chain of causes in one line. Its debug dumps of nodes can be long.
 fn chain(e: &tract::TractError) -> String {
     one_line(&format!("{e:#}"))
+}
+
+/// Gives memory back that loading has freed. It lies between what stays, where the C library would keep it for later, and
+/// running a model asks for none.
+fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it frees what nobody holds, and may be called at any time.
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 thread_local! {

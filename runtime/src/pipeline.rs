@@ -189,15 +189,40 @@ impl Pipeline {
     /// # Errors
     /// [`LoadError`] naming the file at fault.
     pub fn load(bundle: &VerifiedBundle, options: &PipelineOptions) -> Result<Self, LoadError> {
+        let variant = bundle.variant()?;
+        let model = Model::load(bundle.file(&variant.file)?, &Self::model_options(bundle, options));
+        let named = |source| LoadError::Model { variant: variant.name.clone(), file: variant.file.clone(), source };
+        Self::load_with(bundle, options, model.map_err(named)?)
+    }
+
+    /// What a bundle's model is loaded with.
+    pub fn model_options(bundle: &VerifiedBundle, options: &PipelineOptions) -> ModelOptions {
+        let shapes = bundle.manifest().input.iter().map(|i| (i.name.clone(), i.shape.clone())).collect();
+        ModelOptions { threads: options.threads, shapes, ..ModelOptions::default() }
+    }
+
+    /// Loads the model alone, for [`Pipeline::load_with`]. Its file is taken out of the bundle, and its memory freed on
+    /// the way.
+    ///
+    /// # Errors
+    /// [`LoadError::Model`], or of a bundle without one for this machine.
+    pub fn take_model(bundle: &mut VerifiedBundle, options: &PipelineOptions) -> Result<Model, LoadError> {
+        let options = Self::model_options(bundle, options);
+        let variant = bundle.variant()?.clone();
+        let model = Model::load_owned(bundle.take_file(&variant.file)?, &options);
+        model.map_err(|source| LoadError::Model { variant: variant.name, file: variant.file, source })
+    }
+
+    /// Readies a bundle whose model is ready.
+    ///
+    /// # Errors
+    /// As of [`Pipeline::load`].
+    pub fn load_with(bundle: &VerifiedBundle, options: &PipelineOptions, model: Model) -> Result<Self, LoadError> {
         let manifest = bundle.manifest();
         let variant = bundle.variant()?;
-        let file = bundle.file(&variant.file)?;
-        let shapes = manifest.input.iter().map(|i| (i.name.clone(), i.shape.clone())).collect();
-        let model = Model::load(file, &ModelOptions { threads: options.threads, shapes, ..ModelOptions::default() })
-            .map_err(|source| LoadError::Model { variant: variant.name.clone(), file: variant.file.clone(), source })?;
         agree(&variant.file, "input", &manifest.input, model.inputs(), true)?;
         agree(&variant.file, "output", &manifest.output, model.outputs(), false)?;
-        let digest = Sha256Digest::of(file);
+        let digest = bundle.digest_of(&variant.file)?;
         let info = ModelInfo {
             name: manifest.bundle.name.to_string(),
             version: manifest.bundle.version.to_string(),
@@ -218,6 +243,11 @@ impl Pipeline {
     /// The model and what it stands for.
     pub const fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// Digest of the model's file.
+    pub const fn model_digest(&self) -> Sha256Digest {
+        self.digest
     }
 
     /// The model itself.

@@ -18,7 +18,7 @@ mod limits;
 mod outcome;
 
 pub use admission::AdmissionError;
-pub use cache::{CACHED_CODE_BYTES_MAX, CacheError, CachedCode, CodeCache, CodeKey, CodeLock};
+pub use cache::{CACHED_CODE_BYTES_MAX, CachedCode, CodeCache, CodeKey};
 pub use code::{CODE_VERSION, CompileError, CompiledCode, Compiler, compile_child};
 pub(crate) use host::RateLimitedLog;
 pub use host::{LogLine, LogSink};

@@ -11,7 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// What an agent keeps below its state directory; nothing else is ever removed there.
-const KEPT: &[&str] = &["identity", "journal", "metadata", "outbox", "slots", "code", "status.json", "agent.sock"];
+const KEPT: &[&str] =
+    &["identity", "journal", "metadata", "outbox", "slots", "code", "models", "status.json", "agent.sock"];
 
 /// Why there is nothing to show, or nothing is done.
 #[derive(Debug, thiserror::Error)]

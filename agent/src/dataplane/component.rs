@@ -23,10 +23,9 @@ use super::{Identity, SinkHandle};
 use crate::plane::{Addressed, Command, Happening};
 use crate::sink::Board;
 use crate::source::Sample;
-use crate::worker::{Load, WorkerProgram, memory_bytes};
+use crate::worker::{Caches, Load, WorkerProgram, memory_bytes};
 use sedge_protocol::deployment::{Answer, Slot, Ticket};
 use sedge_protocol::id::ComponentName;
-use sedge_runtime::sandbox::CodeCache;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +45,7 @@ pub(super) struct Parts {
     pub(super) name: ComponentName,
     pub(super) config: ComponentConfig,
     pub(super) program: WorkerProgram,
-    pub(super) code: Option<CodeCache>,
+    pub(super) caches: Caches,
     pub(super) identity: Identity,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) samples: mpsc::Receiver<Taken>,
@@ -239,7 +238,7 @@ impl Component {
             program: self.parts.program.clone(),
             config: self.parts.config.worker,
             load,
-            code: self.parts.code.clone(),
+            caches: self.parts.caches.clone(),
             name: format!("{}/{slot:?}", self.parts.name),
         };
         let after = std::mem::take(&mut self.ending);

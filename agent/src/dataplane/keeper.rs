@@ -3,9 +3,8 @@
 use super::config::WorkerConfig;
 use super::flow::Dispatch;
 use crate::source::Sample;
-use crate::worker::{Answer, Load, Loaded, Worker, WorkerError, WorkerProgram};
+use crate::worker::{Answer, Caches, Load, Loaded, Worker, WorkerError, WorkerProgram};
 use sedge_protocol::deployment::{Slot, Ticket};
-use sedge_runtime::sandbox::CodeCache;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -64,7 +63,7 @@ pub(super) struct Start {
     pub(super) program: WorkerProgram,
     pub(super) config: WorkerConfig,
     pub(super) load: Load,
-    pub(super) code: Option<CodeCache>,
+    pub(super) caches: Caches,
     /// For the log.
     pub(super) name: String,
 }
@@ -138,7 +137,7 @@ impl Keeper {
 async fn begin(start: &Start) -> Result<(Worker, Loaded), WorkerError> {
     let config = &start.config;
     let mut worker = Worker::start(&start.program, config.limits, config.deadlines, start.name.clone()).await?;
-    let loaded = worker.load(start.load.clone(), start.code.as_ref()).await?;
+    let loaded = worker.load(start.load.clone(), &start.caches).await?;
     Ok((worker, loaded))
 }
 

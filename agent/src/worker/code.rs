@@ -7,7 +7,8 @@
 use super::frame::PAYLOAD_BYTES_MAX;
 use super::message::{Component, Reply, Request};
 use super::process::{Worker, WorkerError, unexpected};
-use sedge_runtime::sandbox::{CACHED_CODE_BYTES_MAX, CacheError, CachedCode, CodeCache, CodeLock};
+use sedge_runtime::cache::{CacheError, CacheLock};
+use sedge_runtime::sandbox::{CACHED_CODE_BYTES_MAX, CachedCode, CodeCache};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
@@ -78,7 +79,7 @@ async fn settled(worker: &mut Worker, cache: &CodeCache, component: &Component) 
 }
 
 /// The right to compile, and whether it had to be waited for. After too long it is done without.
-async fn lock(cache: &CodeCache, component: &Component) -> Result<(Option<CodeLock>, bool), CacheError> {
+async fn lock(cache: &CodeCache, component: &Component) -> Result<(Option<CacheLock>, bool), CacheError> {
     let (began, key) = (Instant::now(), component.key);
     let mut waited = false;
     loop {

@@ -14,10 +14,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 /// Version of the frame and of the messages in it.
-pub(super) const VERSION: u8 = 2;
+pub(super) const VERSION: u8 = 3;
 /// Largest control part. Settings have at most 96 KiB; stops a worker from filling the agent's memory.
 pub(super) const CONTROL_BYTES_MAX: usize = 512 << 10;
-/// Largest payload: an inline sample, the free results of one, or compiled code.
+/// Largest payload: an inline sample, the free results of one, compiled code, or a piece of a saved model.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
 const MAGIC: [u8; 2] = *b"SW";

@@ -6,7 +6,7 @@
 use super::confinement::{ConfinementError, Stage, bound, confine, restrict};
 use super::frame::{self, FrameError};
 use super::message::{Load, Loaded, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload};
-use super::preparation::{Preparation, Prepared};
+use super::preparation::{Preparation, Prepared, WithModel};
 use super::window::{View, WINDOW_BYTES};
 use crate::error::chain_once;
 use sedge_protocol::message::{Quantity, Region, ScoredLabel};
@@ -18,8 +18,12 @@ use std::error::Error;
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::FromRawFd as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// A saved model travels in pieces of this size.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Runs a worker: all that a program has to do which is started as one. Call it first thing in `main`, while the process
 /// has one thread and nothing open.
@@ -52,6 +56,8 @@ struct Session {
     window: Option<View>,
     /// Until it is loaded: only as long can code be compiled and taken.
     opened: Option<Preparation>,
+    /// Between that and `loaded`, where the agent asks for the model by itself.
+    modelled: Option<WithModel>,
     loaded: Option<(VerifiedBundle, Pipeline)>,
 }
 
@@ -64,7 +70,7 @@ impl Session {
         restrict(Stage::Prepare)?;
         // SAFETY: standard input is the socket, and nothing else in this process uses it.
         let socket = unsafe { File::from_raw_fd(0) };
-        let mut session = Self { socket, window, opened: None, loaded: None };
+        let mut session = Self { socket, window, opened: None, modelled: None, loaded: None };
         let (request, _) = frame::read(&mut session.socket)?;
         let Request::Hello { versions, limits } = request else { return Err(Ended::Order("something before hello")) };
         if !versions.contains(&frame::VERSION) {
@@ -81,7 +87,9 @@ impl Session {
             let (request, payload) = frame::read(&mut self.socket)?;
             let (reply, bytes) = match request {
                 Request::Hello { .. } => return Err(Ended::Order("hello")),
-                Request::Open(_) if self.opened.is_some() || self.loaded.is_some() => return Err(Ended::Order("open")),
+                Request::Open(_) if self.opened.is_some() || self.modelled.is_some() || self.loaded.is_some() => {
+                    return Err(Ended::Order("open"));
+                }
                 Request::Open(load) => (self.open(&load), Vec::new()),
                 Request::Compile { component } => {
                     let opened = self.opened.as_mut().ok_or(Ended::Order("compile"))?;
@@ -95,10 +103,12 @@ impl Session {
                     let taken = opened.take(component, recorded, payload);
                     (taken.map_or_else(|e| failed(&e), |()| Reply::Taken {}), Vec::new())
                 }
-                Request::Load {} => {
-                    let opened = self.opened.take().ok_or(Ended::Order("load"))?;
-                    (self.load(opened)?, Vec::new())
+                Request::Model { saved } => {
+                    let opened = self.opened.take().ok_or(Ended::Order("model"))?;
+                    (self.model_to_keep(opened, saved.as_deref())?, Vec::new())
                 }
+                Request::Piece { offset } => (Reply::Piece {}, self.piece(offset)?),
+                Request::Load {} => (self.load()?, Vec::new()),
                 Request::Golden {} => (self.golden(), Vec::new()),
                 Request::Process(process) => self.process(&process, payload),
                 Request::Ping {} => (Reply::Pong {}, Vec::new()),
@@ -112,35 +122,67 @@ impl Session {
     }
 
     fn open(&mut self, load: &Load) -> Reply {
-        let opened = Preparation::of(load).and_then(|p| Ok((p.components()?, p)));
+        let opened = Preparation::of(load).and_then(|p| Ok((p.components()?, p.model()?, p)));
         match opened {
-            Ok((components, preparation)) => {
+            Ok((components, model, preparation)) => {
                 self.opened = Some(preparation);
-                Reply::Opened { components }
+                Reply::Opened { components, model }
             }
             Err(e) => failed(&e),
         }
     }
 
-    fn load(&mut self, opened: Preparation) -> Result<Reply, Ended> {
-        let Prepared { bundle, options, compiled } = match opened.finish() {
+    fn model(&mut self, opened: Preparation, saved: Option<&Path>) -> Result<Reply, Ended> {
+        let prepared = match opened.finish() {
             Ok(prepared) => prepared,
             Err(e) => return Ok(failed(&e)),
         };
         restrict(Stage::Load)?;
-        let pipeline = match Pipeline::load(&bundle, &options) {
+        let modelled = match prepared.with_model(saved) {
+            Ok(modelled) => modelled,
+            Err(e) => return Ok(failed(&e)),
+        };
+        self.modelled = Some(modelled);
+        Ok(Reply::Model { problem: None, bytes: None })
+    }
+
+    /// As [`Session::model`], for an agent that keeps what the model is saved as.
+    fn model_to_keep(&mut self, opened: Preparation, saved: Option<&Path>) -> Result<Reply, Ended> {
+        let reply = self.model(opened, saved)?;
+        let Some(modelled) = &mut self.modelled else { return Ok(reply) };
+        modelled.save();
+        let bytes = modelled.form.as_ref().map(|form| form.bytes() as u64);
+        Ok(Reply::Model { problem: modelled.problem.clone(), bytes })
+    }
+
+    fn piece(&self, offset: u64) -> Result<Vec<u8>, Ended> {
+        let Some(WithModel { model, form: Some(form), .. }) = &self.modelled else {
+            return Err(Ended::Order("piece"));
+        };
+        let mut piece = vec![0; PIECE_BYTES];
+        let length = form.read_at(model, usize::try_from(offset).unwrap_or(usize::MAX), &mut piece);
+        piece.truncate(length);
+        Ok(piece)
+    }
+
+    fn load(&mut self) -> Result<Reply, Ended> {
+        if let Some(opened) = self.opened.take()
+            && let failed @ Reply::Failed { .. } = self.model(opened, None)?
+        {
+            return Ok(failed);
+        }
+        let WithModel { prepared, model, from_saved, .. } = self.modelled.take().ok_or(Ended::Order("load"))?;
+        let Prepared { bundle, options, compiled } = prepared;
+        let pipeline = match Pipeline::load_with(&bundle, &options, model) {
             Ok(pipeline) => pipeline,
             Err(e) => return Ok(failed(&describe(&e))),
         };
         let filtered = restrict(Stage::Serve)?;
-        let model = match bundle.variant().and_then(|v| bundle.file(&v.file)) {
-            Ok(bytes) => sedge_protocol::Sha256Digest::of(bytes),
-            Err(e) => return Ok(failed(&describe(&e))),
-        };
+        let model = pipeline.model_digest();
         let header = &bundle.manifest().bundle;
         let (name, version) = (header.name.to_string(), header.version.clone());
         self.loaded = Some((bundle, pipeline));
-        Ok(Reply::Ready(Loaded { name, version, model, filtered, compiled }))
+        Ok(Reply::Ready(Loaded { name, version, model, filtered, compiled, from_saved }))
     }
 
     fn golden(&mut self) -> Reply {

@@ -21,6 +21,11 @@ pub(super) enum Request {
     /// Code of a component, compiled before, and the digest that was recorded of it: `Taken`, or `Failed` when it is not
     /// that or does not fit.
     Code { component: Sha256Digest, recorded: Sha256Digest },
+    /// Ready the model alone, from its saved form where one is named and fits, else from its file: `Model` or `Failed`.
+    /// What has no code yet is compiled before. No code is taken after this.
+    Model { saved: Option<PathBuf> },
+    /// A piece of the model's saved form, from this byte on: `Piece` with it. Not once the bundle is ready.
+    Piece { offset: u64 },
     /// Ready the bundle: `Ready` or `Failed`. What has no code yet is compiled. No code is taken after this.
     Load {},
     /// Run the golden samples: `GoldenPassed` or `Failed`.
@@ -80,16 +85,32 @@ pub(super) struct Process {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) enum Reply {
-    Hello { version: u8, shared_bytes: usize },
-    Opened { components: Vec<Component> },
+    Hello {
+        version: u8,
+        shared_bytes: usize,
+    },
+    Opened {
+        components: Vec<Component>,
+        model: SavedModel,
+    },
     Compiled {},
     Taken {},
+    /// Why a saved form was of no use; and how long the one is that can be had in pieces, where it is wanted.
+    Model {
+        problem: Option<String>,
+        bytes: Option<u64>,
+    },
+    Piece {},
     Ready(Loaded),
-    GoldenPassed { samples: u32 },
+    GoldenPassed {
+        samples: u32,
+    },
     Outcome(WireOutcome),
     NotYet {},
     Pong {},
-    Failed { detail: String },
+    Failed {
+        detail: String,
+    },
 }
 
 impl Reply {
@@ -99,6 +120,8 @@ impl Reply {
             Self::Opened { .. } => "opened",
             Self::Compiled {} => "compiled",
             Self::Taken {} => "taken",
+            Self::Model { .. } => "model",
+            Self::Piece {} => "piece",
             Self::Ready(_) => "ready",
             Self::GoldenPassed { .. } => "golden-passed",
             Self::Outcome(_) => "outcome",
@@ -120,6 +143,16 @@ pub(super) struct Component {
     pub(super) key: CodeKey,
 }
 
+/// The model of the bundle that runs on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SavedModel {
+    /// Its file in the bundle.
+    pub(super) file: String,
+    /// Names its saved form.
+    pub(super) key: Sha256Digest,
+}
+
 /// What a worker has loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,6 +167,8 @@ pub struct Loaded {
     pub filtered: bool,
     /// Components that were compiled for this; the code of the others was there.
     pub compiled: u32,
+    /// Whether the model was opened from its saved form.
+    pub from_saved: bool,
 }
 
 /// An outcome whose payloads travel beside it, one after the other.

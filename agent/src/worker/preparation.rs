@@ -1,17 +1,24 @@
-//! What a worker does with a bundle before any of it runs: it verifies the bundle and gets its processors' code.
+//! What a worker does with a bundle before any guest of it runs: it verifies the bundle, gets its processors' code, and
+//! readies its model.
 //!
-//! All of this happens before [`super::Stage::Load`]: bundle and WebAssembly have been read, neither model nor guest has
-//! run. So code that the agent is given from here, for its cache, is the compiler's and no guest's.
+//! Code is seen to before [`super::Stage::Load`]: bundle and WebAssembly have been read, neither model nor guest has run. So
+//! code that the agent is given from here, for its cache, is the compiler's and no guest's. The model is readied after it,
+//! and before a guest runs: its saved form, which the agent may be given too, is what this program made of the model's
+//! file. A file that betrayed this program on the way could forge what is opened in the place of that file, and nothing
+//! else; and opening it runs no code of its.
 
 use super::main::{describe, show};
-use super::message::{Component, Load};
+use super::message::{Component, Load, SavedModel};
 use sedge_protocol::Sha256Digest;
 use sedge_protocol::text::one_line;
 use sedge_runtime::bundle::Trust;
+use sedge_runtime::model::{Check, SavedForm, SavedModelError};
 use sedge_runtime::sandbox::{CACHED_CODE_BYTES_MAX, CodeKey, CompiledCode, Compiler, MemoryProfile, Sandbox};
-use sedge_runtime::{PipelineOptions, VerifiedBundle};
+use sedge_runtime::{Model, Pipeline, PipelineOptions, VerifiedBundle};
 use serde::Deserialize;
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Settings of a pipeline.
@@ -42,6 +49,66 @@ pub(super) struct Prepared {
     pub(super) compiled: u32,
 }
 
+/// A bundle whose model is ready, before its processors are.
+pub(super) struct WithModel {
+    pub(super) prepared: Prepared,
+    pub(super) model: Model,
+    /// Whether it was opened from its saved form, and why not where one was named.
+    pub(super) from_saved: bool,
+    pub(super) problem: Option<String>,
+    /// For the agent to keep.
+    pub(super) form: Option<SavedForm>,
+}
+
+impl Prepared {
+    /// Opens the model from its saved form where one is named, or loads its file. The file's bytes are gone after this.
+    pub(super) fn with_model(mut self, saved: Option<&Path>) -> Result<WithModel, String> {
+        let problem = match saved.map(|path| self.open_saved(path)) {
+            Some(Ok(model)) => {
+                let file = self.bundle.variant().map_err(|e| describe(&e))?.file.clone();
+                drop(self.bundle.take_file(&file));
+                return Ok(WithModel { prepared: self, model, from_saved: true, problem: None, form: None });
+            }
+            Some(Err(problem)) => Some(problem),
+            None => None,
+        };
+        let model = Pipeline::take_model(&mut self.bundle, &self.options).map_err(|e| describe(&e))?;
+        Ok(WithModel { prepared: self, model, from_saved: false, problem, form: None })
+    }
+
+    fn model_digest(&self) -> Result<Sha256Digest, String> {
+        self.bundle.variant().and_then(|v| self.bundle.digest_of(&v.file)).map_err(|e| describe(&e))
+    }
+
+    fn open_saved(&self, path: &Path) -> Result<Model, String> {
+        let digest = self.model_digest()?;
+        let options = Pipeline::model_options(&self.bundle, &self.options);
+        let file = File::open(path).map_err(|e| format!("{} cannot be opened: {e}", path.display()))?;
+        // SAFETY: the path comes over the socket that the agent made, from its `ModelCache`: file and directory belong to
+        // this user, and nobody else can write to them. The agent never writes to an entry, it renames whole ones into
+        // place or removes them, and workers can write no file.
+        let model = unsafe { Model::open_saved(&file, digest, &options, Check::Whole) };
+        model.map_err(|e| format!("{}: {}", path.display(), describe(&e)))
+    }
+}
+
+impl WithModel {
+    /// Makes the saved form of a model that was loaded.
+    pub(super) fn save(&mut self) {
+        if self.from_saved {
+            return;
+        }
+        let digest = self.prepared.model_digest();
+        match digest.map(|digest| self.model.saved(digest)) {
+            Ok(Ok(form)) => self.form = Some(form),
+            // Not every model has one; that is no problem of this start.
+            Ok(Err(SavedModelError::NotWhole { .. })) => {}
+            Ok(Err(error)) => self.problem = Some(describe(&error)),
+            Err(problem) => self.problem = Some(problem),
+        }
+    }
+}
+
 impl Preparation {
     /// Reads settings and bundle.
     pub(super) fn of(load: &Load) -> Result<Self, String> {
@@ -68,6 +135,14 @@ impl Preparation {
             log: Arc::new(show),
         };
         Ok(Self(Prepared { bundle, options, compiled: 0 }))
+    }
+
+    /// The model that runs here.
+    pub(super) fn model(&self) -> Result<SavedModel, String> {
+        let Prepared { bundle, options, .. } = &self.0;
+        let file = bundle.variant().map_err(|e| describe(&e))?.file.clone();
+        let key = Model::saved_key(self.0.model_digest()?, &Pipeline::model_options(bundle, options));
+        Ok(SavedModel { file, key })
     }
 
     /// The components that need code.

@@ -3,12 +3,13 @@
 //! After any [`WorkerError`] but [`WorkerError::Refused`] the process is of no further use, and dropping the [`Worker`]
 //! kills it. A worker keeps nothing worth saving, so stopping one is killing it.
 
-use super::code;
 use super::frame::{self, FrameError};
 use super::message::{Answer, Limits, Load, Loaded, Process, Reply, Request};
 use super::spawner;
 use super::window::{INLINE_BYTES_MAX, Window};
+use super::{code, model};
 use crate::source::Sample;
+use sedge_runtime::model::ModelCache;
 use sedge_runtime::sandbox::CodeCache;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -56,6 +57,15 @@ impl WorkerProgram {
             compile_arguments: compile_arguments.iter().map(ToString::to_string).collect(),
         })
     }
+}
+
+/// What earlier workers have made of bundles. Without one, every start makes it anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caches {
+    /// Compiled code of processors.
+    pub code: Option<CodeCache>,
+    /// Models in saved form.
+    pub models: Option<ModelCache>,
 }
 
 /// How long a worker may take, in milliseconds; after that it is taken to hang.
@@ -203,20 +213,23 @@ impl Worker {
         &self.name
     }
 
-    /// Has it verify and load a bundle. Code that `cache` has of its processors is not compiled again.
+    /// Has it verify and load a bundle. What `caches` have is not made again.
     ///
     /// # Errors
     /// [`WorkerError::Refused`] when the bundle is at fault, else the worker is.
-    pub async fn load(&mut self, mut load: Load, cache: Option<&CodeCache>) -> Result<Loaded, WorkerError> {
+    pub async fn load(&mut self, mut load: Load, caches: &Caches) -> Result<Loaded, WorkerError> {
         load.compile_arguments.clone_from(&self.compile_arguments);
-        let components = match self.ask_to_load("open", &Request::Open(load), &[]).await? {
-            (Reply::Opened { components }, _) => components,
+        let (components, saved) = match self.ask_to_load("open", &Request::Open(load), &[]).await? {
+            (Reply::Opened { components, model }, _) => (components, model),
             (other, _) => return Err(unexpected("open", other)),
         };
-        if let Some(cache) = cache {
+        if let Some(cache) = &caches.code {
             for component in &components {
                 code::supply(self, cache, component).await?;
             }
+        }
+        if let Some(cache) = &caches.models {
+            model::supply(self, cache, &saved).await?;
         }
         match self.ask_to_load("load", &Request::Load {}, &[]).await? {
             (Reply::Ready(loaded), _) => Ok(loaded),

@@ -6,7 +6,10 @@ use sedge_agent::worker::{Deadlines, Limits, Load, Worker, WorkerProgram};
 use sedge_protocol::BundleDigest;
 use sedge_runtime::pack::Layout;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Metadata, Subscriber, span};
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,4 +89,53 @@ pub(crate) fn image(name: &str) -> Vec<u8> {
 pub(crate) fn signal(pid: u32, signal: i32) {
     // SAFETY: kill takes two numbers; the process is one that this test has started.
     assert_eq!(unsafe { libc::kill(i32::try_from(pid).expect("a pid"), signal) }, 0);
+}
+
+/// The warnings of this thread, each with the file that it is about.
+#[derive(Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().expect("whole"))
+    }
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if ["message", "file"].contains(&field.name()) {
+            self.0.push_str(&format!("{value:?} "));
+        }
+    }
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().expect("whole").push(line.0);
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// What lies in files.
+pub(crate) trait EachBytes {
+    fn each_bytes(&self) -> Vec<Vec<u8>>;
+}
+
+impl EachBytes for Vec<PathBuf> {
+    fn each_bytes(&self) -> Vec<Vec<u8>> {
+        self.iter().map(|path| std::fs::read(path).expect("read")).collect()
+    }
 }

@@ -1,6 +1,7 @@
 //! `sedge bench`: how fast, and where the time goes.
 
 mod layers;
+mod saved;
 mod serve;
 
 use super::{SandboxArguments, TrustArguments, fusion};
@@ -9,6 +10,7 @@ use crate::measure::{Latencies, Quantiles, Stages, peak_rss_bytes};
 use crate::output::{self, FAILED, OutputArguments};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use sedge_protocol::Sha256Digest;
 use sedge_runtime::api::{ElementType, Meta, Tensor, TensorSpec, TensorView};
 use sedge_runtime::bundle::Trust;
 use sedge_runtime::model::Engine;
@@ -55,6 +57,12 @@ pub(crate) struct Arguments {
     /// With --layers: the slowest first, not in the order of the run.
     #[arg(long, requires = "layers")]
     by_time: bool,
+    /// With --serve: measure a model that is opened from its saved form, which another process makes before.
+    #[arg(long, requires = "serve")]
+    from_saved: bool,
+    /// Save the model and print the digest of its file; what --from-saved has another process do.
+    #[arg(long, value_name = "FILE", hide = true, conflicts_with = "serve")]
+    save_to: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArguments,
     #[command(flatten)]
@@ -95,12 +103,26 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.layers {
         return layers::run(arguments);
     }
+    if let Some(to) = &arguments.save_to {
+        return saved::save(arguments, to);
+    }
     if is_model(&arguments.subject) { bench_model(arguments) } else { bench_bundle(arguments) }
 }
 
 /// Whether a path is a model without a bundle.
 pub(super) fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx" || e == "tflite")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// A model from its file, and how long that took. The file's bytes are freed on the way.
+fn load(path: &Path, options: &ModelOptions) -> Result<(Model, Duration)> {
+    let began = Instant::now();
+    let model = Model::load_owned(read(path)?, options).with_context(|| path.display().to_string())?;
+    Ok((model, began.elapsed()))
 }
 
 /// Calls `once` until the time is up.
@@ -120,10 +142,10 @@ fn repeat(seconds: f64, mut once: impl FnMut(usize) -> Result<()>) -> Result<Dur
 
 fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
     let path = &arguments.subject;
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let began = Instant::now();
-    let mut model = Model::load(&bytes, &arguments.model_options()).with_context(|| path.display().to_string())?;
-    let load = began.elapsed();
+    let options = arguments.model_options();
+    let file = Sha256Digest::of(&read(path)?);
+    let (mut model, load) = load(path, &options)?;
+    let opened = saved::measure(&model, file, &options)?;
     let tensors = model.inputs().iter().map(random_tensor).collect::<Result<Vec<_>>>()?;
     let views: Vec<TensorView<'_>> = tensors.iter().map(Tensor::view).collect();
     let mut latencies = Latencies::default();
@@ -152,6 +174,7 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
             "mean_ms": q.mean_ms,
             "throughput_per_s": 1e3 / q.mean_ms,
             "load_ms": crate::measure::ms(load),
+            "saved": opened.as_ref().map(saved::Opened::json),
             "stages": {"inference": {"p50_ms": q.p50_ms, "p95_ms": q.p95_ms, "min_ms": q.min_ms, "share": 1.0}},
             "peak_rss_bytes": peak_rss_bytes(),
             "golden": agreements,
@@ -164,7 +187,9 @@ fn bench_model(arguments: &Arguments) -> Result<ExitCode> {
             latencies.len()
         ));
         output::line(figures(&q));
-        output::line(format!("load {:.1} ms, peak memory {}", crate::measure::ms(load), mib(peak_rss_bytes())));
+        let saved =
+            opened.map_or_else(String::new, |o| format!(", {:.1} ms from the saved form", crate::measure::ms(o.load)));
+        output::line(format!("load {:.1} ms{saved}, peak memory {}", crate::measure::ms(load), mib(peak_rss_bytes())));
         output::line(fusion::summary(model.fusion()));
         for a in &agreements {
             output::line(format!(

@@ -227,12 +227,13 @@ fn begin(work: &Path, count: u16, tell: Teller) -> Result<Fleet> {
         let name = format!("cam-{number:02}");
         let directory = work.join("devices").join(&name);
         let config = format!(
-            "code_dir = {code:?}\nhealth_interval_s = 1\n\
+            "code_dir = {code:?}\nmodels_dir = {models:?}\nhealth_interval_s = 1\n\
              [component.{COMPONENT}.source.camera]\nkind = \"replay\"\ndirectory = {images:?}\n\
              rate_per_s = {RATE_PER_S}.0\nlabel_share_permille = {LABELLED_PERMILLE}\nlabel_delay_ms = {LABEL_DELAY_MS}\n\
              [component.{COMPONENT}.sink.file]\nkind = \"file\"\npath = {results:?}\n\
              [component.{COMPONENT}.sink.server]\nkind = \"mqtt\"\n",
             code = work.join("code"),
+            models = work.join("models"),
             images = fleet.publisher.digits.join("images/field"),
             results = directory.join("results.jsonl"),
         );

@@ -61,12 +61,14 @@ impl Source {
                 Packed::Own(bytes)
             }
             Self::Saved { bytes, next, missing } => {
-                let range = *next..*next + count;
-                if (**bytes).as_ref().len() < range.end {
+                let length = (**bytes).as_ref().len();
+                let Some(end) = next.checked_add(count).filter(|end| *end <= length) else {
+                    // Whoever asked for the program gets none.
                     *missing = true;
-                    return Packed::Own(AlignedBytes::zeroed(count));
-                }
-                *next = range.end.next_multiple_of(ALIGN_BYTES);
+                    return Packed::Own(AlignedBytes::zeroed(0));
+                };
+                let range = *next..end;
+                *next = end.next_multiple_of(ALIGN_BYTES);
                 Packed::Shared(Arc::clone(bytes), range)
             }
         }

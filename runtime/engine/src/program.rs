@@ -3,7 +3,7 @@
 use crate::bytes::AlignedBytes;
 use crate::check::{GraphError, check, check_without_weights};
 use crate::edge::{self, Edge};
-use crate::graph::{Dims, Element, Graph, Port};
+use crate::graph::{Conv, Dims, Element, Graph, Op, Port};
 use crate::isa::{Kernels, NoIsa, pick};
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
@@ -90,11 +90,13 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct Program {
     kernels: &'static Kernels,
+    /// What was compiled, without the weights that are packed.
+    outline: Graph,
     inputs: Vec<Edge>,
     outputs: Vec<Edge>,
     steps: Vec<Named>,
-    /// What lies in the arena before the first run.
-    constants: Vec<(Place, Vec<u8>)>,
+    /// What lies in the arena before the first run: values of the outline, and where.
+    constants: Vec<(Place, usize)>,
     arena_bytes: usize,
     scratch: usize,
     split: Split,
@@ -137,34 +139,45 @@ impl Program {
     /// # Errors
     /// [`CompileError`] naming the node.
     pub fn compile(graph: &Graph, options: &Options) -> Result<Self, CompileError> {
-        check(graph)?;
+        Self::compile_owned(graph.clone(), options)
+    }
+
+    /// As [`Program::compile`]; each layer's weights are freed once they are packed.
+    ///
+    /// # Errors
+    /// As of [`Program::compile`].
+    pub fn compile_owned(graph: Graph, options: &Options) -> Result<Self, CompileError> {
+        check(&graph)?;
         Self::prepare(graph, options, pick(options.isa.as_deref())?, &mut Source::Pack)
     }
 
     /// As [`Program::compile`], of a graph without its weights.
-    pub(crate) fn compile_saved(graph: &Graph, options: &Options, source: &mut Source) -> Result<Self, CompileError> {
-        check_without_weights(graph)?;
+    pub(crate) fn compile_saved(graph: Graph, options: &Options, source: &mut Source) -> Result<Self, CompileError> {
+        check_without_weights(&graph)?;
         Self::prepare(graph, options, pick(options.isa.as_deref())?, source)
     }
 
     fn prepare(
-        graph: &Graph,
+        graph: Graph,
         options: &Options,
         kernels: &'static Kernels,
         source: &mut Source,
     ) -> Result<Self, CompileError> {
-        let graph = &*simplified(graph);
-        let plan = Plan::new(graph)?;
+        let mut graph = simplified(graph);
+        let plan = Plan::new(&graph)?;
         let mut steps = Vec::with_capacity(graph.nodes.len());
-        for node in &graph.nodes {
-            let step = Step::new(graph, node, kernels, &plan, source);
+        for index in 0..graph.nodes.len() {
+            let node = &graph.nodes[index];
+            let step = Step::new(&graph, node, kernels, &plan, source);
             steps.push(Named { name: node.name.clone(), kind: node.op.name(), step });
+            if let Op::Conv(conv) = &mut graph.nodes[index].op {
+                leave_outline(conv);
+            }
         }
         let scratch = steps.iter().map(|named| named.step.scratch_bytes()).max().unwrap_or(0);
         let edge = |port: &Port| Edge::new(port, &graph.values[port.value.0], plan.places[port.value.0]);
-        let flipped = |bytes: &Vec<u8>| bytes.iter().map(|byte| byte ^ kernels.flip).collect();
         let constant =
-            |(place, value): (&Place, &crate::graph::Value)| Some((*place, flipped(value.constant.as_ref()?)));
+            |(value, place): (usize, &Place)| graph.values[value].constant.is_some().then_some((*place, value));
         let threads = options.threads.max(1);
         let pool = match threads {
             1 => None,
@@ -181,10 +194,15 @@ impl Program {
             inputs: graph.inputs.iter().map(edge).collect(),
             outputs: graph.outputs.iter().map(edge).collect(),
             steps,
-            constants: plan.places.iter().zip(&graph.values).filter_map(constant).collect(),
+            constants: plan.places.iter().enumerate().filter_map(constant).collect(),
             arena_bytes: plan.bytes,
             scratch,
+            outline: graph,
         })
+    }
+
+    pub(crate) const fn outline(&self) -> &Graph {
+        &self.outline
     }
 
     pub(crate) fn packed(&self) -> impl Iterator<Item = &Packed> {
@@ -199,8 +217,10 @@ impl Program {
     /// Memory for one run at a time.
     pub fn session(&self) -> Session {
         let mut arena = AlignedBytes::zeroed(self.arena_bytes);
-        for (place, bytes) in &self.constants {
-            edge::fill(arena.as_mut_slice(), place, bytes);
+        for (place, value) in &self.constants {
+            let bytes = self.outline.values[*value].constant.iter().flatten();
+            let flipped: Vec<u8> = bytes.map(|byte| byte ^ self.kernels.flip).collect();
+            edge::fill(arena.as_mut_slice(), place, &flipped);
         }
         Session { arena, scratch: AlignedBytes::zeroed(self.scratch) }
     }
@@ -315,6 +335,12 @@ impl Program {
             edge.leave(session.arena.as_mut_slice(), bytes, self.kernels);
         }
     }
+}
+
+/// Frees what is packed. Some kernels are only for weights without -128: that much is kept of them.
+fn leave_outline(conv: &mut Conv) {
+    conv.weights = conv.weights.iter().copied().filter(|weight| *weight == i8::MIN).take(1).collect();
+    conv.bias = Vec::new();
 }
 
 impl Port {

@@ -10,21 +10,45 @@
 //! Bytes of a saved program are trusted to be what was saved, so whoever loads one compares its digest first. What was
 //! damaged since can make results wrong; it cannot reach memory that is not the program's.
 
-use crate::graph::{Graph, Op};
-use crate::packed::{ALIGN_BYTES, Source};
+use crate::graph::{Dims, Graph, Node, Op, ValueId};
+use crate::packed::{ALIGN_BYTES, Packed, Source};
 use crate::program::{CompileError, Options, Program};
 use serde::{Deserialize, Serialize};
 
 pub use crate::packed::SharedBytes;
 
 const MAGIC: &[u8; 8] = b"sedgeprg";
-/// Changes with everything that changes how weights are packed.
+/// Changes with the layout above.
 const FORMAT: u32 = 2;
+/// Changes with everything that may change how weights are packed: all that is written for other kernels is refused, also
+/// between two builds of one version.
+const PACKING: u64 = fingerprint(&[
+    include_bytes!("conv.rs"),
+    include_bytes!("conv/sums.rs"),
+    include_bytes!("depthwise.rs"),
+    include_bytes!("graph.rs"),
+    include_bytes!("isa.rs"),
+    include_bytes!("isa/armv7.rs"),
+    include_bytes!("isa/avx2.rs"),
+    include_bytes!("isa/avx512.rs"),
+    include_bytes!("isa/avx512/depthwise.rs"),
+    include_bytes!("isa/avxvnni.rs"),
+    include_bytes!("isa/neon.rs"),
+    include_bytes!("isa/portable.rs"),
+    include_bytes!("isa/ymm.rs"),
+    include_bytes!("packed.rs"),
+    include_bytes!("requantize.rs"),
+    include_bytes!("saved.rs"),
+    include_bytes!("simplify.rs"),
+    include_bytes!("step.rs"),
+]);
 const HEADER_BYTES: usize = 20;
+/// Where packed weights begin, and what memory that holds a saved program begins at a multiple of.
+pub const SAVED_ALIGN_BYTES: usize = ALIGN_BYTES;
 /// Longer descriptions are refused.
 const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Description {
     engine: String,
     isa: String,
@@ -53,35 +77,70 @@ pub enum SavedError {
     Write(#[source] postcard::Error),
 }
 
-fn engine() -> String {
-    format!("{} {}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
+/// FNV-1a, of eight bytes at a time.
+#[allow(long_running_const_eval, reason = "sources have some hundred thousand bytes")]
+const fn fingerprint(sources: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut source = 0;
+    while source < sources.len() {
+        let mut rest = sources[source];
+        while let Some((word, after)) = rest.split_first_chunk::<8>() {
+            hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x0100_0000_01b3);
+            rest = after;
+        }
+        while let Some((byte, after)) = rest.split_first() {
+            hash = (hash ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
+            rest = after;
+        }
+        hash = (hash ^ sources[source].len() as u64).wrapping_mul(0x0100_0000_01b3);
+        source += 1;
+    }
+    hash
+}
+
+/// Names this build of the engine. What one build has saved another opens only if both have the same name.
+pub fn build() -> String {
+    format!("{} {} {PACKING:016x}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
 }
 
 impl Program {
-    /// The program as bytes, for [`Program::open`]. `graph` is what it was compiled from.
+    /// All of the program but its packed weights: what [`Program::open`] wants before them, up to where they begin.
     ///
     /// # Errors
     /// [`SavedError::Write`].
-    pub fn save(&self, graph: &Graph) -> Result<Vec<u8>, SavedError> {
-        let mut graph = graph.clone();
-        for node in &mut graph.nodes {
-            if let Op::Conv(conv) = &mut node.op {
-                // Some kernels are only for weights without -128: that much is kept of them.
-                conv.weights.retain(|weight| *weight == i8::MIN);
-                conv.weights.truncate(1);
-                conv.bias.clear();
-            }
+    pub fn description(&self) -> Result<Vec<u8>, SavedError> {
+        #[derive(Serialize)]
+        struct Description<'a> {
+            engine: String,
+            isa: &'a str,
+            graph: &'a Graph,
         }
-        let description = Description { engine: engine(), isa: self.isa().to_owned(), graph };
+        let description = Description { engine: build(), isa: self.isa(), graph: self.outline() };
         let description = postcard::to_allocvec(&description).map_err(SavedError::Write)?;
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + description.len() + self.memory_bytes().0);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + description.len() + ALIGN_BYTES);
         bytes.extend(MAGIC);
         bytes.extend(FORMAT.to_le_bytes());
         bytes.extend((description.len() as u64).to_le_bytes());
         bytes.extend(description);
-        for packed in self.packed() {
+        bytes.resize(bytes.len().next_multiple_of(ALIGN_BYTES), 0);
+        Ok(bytes)
+    }
+
+    /// The packed weights of each layer. In a saved program they follow the description in this order, each from a
+    /// multiple of [`SAVED_ALIGN_BYTES`] on.
+    pub fn weights(&self) -> impl Iterator<Item = &[u8]> {
+        self.packed().map(Packed::as_slice)
+    }
+
+    /// The program as bytes, for [`Program::open`].
+    ///
+    /// # Errors
+    /// As of [`Program::description`].
+    pub fn save(&self) -> Result<Vec<u8>, SavedError> {
+        let mut bytes = self.description()?;
+        for weights in self.weights() {
             bytes.resize(bytes.len().next_multiple_of(ALIGN_BYTES), 0);
-            bytes.extend(packed.as_slice());
+            bytes.extend(weights);
         }
         Ok(bytes)
     }
@@ -108,20 +167,39 @@ impl Program {
             postcard::from_bytes(description).map_err(|_| damaged("its description is none"))?;
         let isa = Some(description.isa.clone());
         let wanted = options.isa.clone().or_else(|| crate::isas().first().map(|isa| (*isa).to_owned()));
-        if (description.engine != engine()) || isa != wanted {
-            let (found, expected) = (description.engine, engine());
+        if (description.engine != build()) || isa != wanted {
+            let (found, expected) = (description.engine, build());
             let expected = format!("{expected} for {}", wanted.unwrap_or_default());
             return Err(SavedError::Other { found: format!("{found} for {}", description.isa), expected });
         }
         if !all.as_ptr().addr().is_multiple_of(ALIGN_BYTES) {
             return Err(damaged("it does not begin at a multiple of 64 in memory"));
         }
+        let graph = description.graph;
+        // Before anything is computed from sizes that no weights stand behind.
+        if graph.nodes.iter().any(|node| packs_more(&graph, node, all.len())) {
+            return Err(damaged("its weights are cut off"));
+        }
         let mut source =
             Source::Saved { bytes: bytes.clone(), next: end.next_multiple_of(ALIGN_BYTES), missing: false };
-        let program = Self::compile_saved(&description.graph, options, &mut source)?;
+        let program = Self::compile_saved(graph, options, &mut source)?;
         match source {
             Source::Saved { missing: true, .. } => Err(damaged("its weights are cut off")),
             _ => Ok(program),
         }
     }
+}
+
+/// Whether a node has more weights than so many bytes.
+fn packs_more(graph: &Graph, node: &Node, bytes: usize) -> bool {
+    let Op::Conv(conv) = &node.op else { return false };
+    let dims = |value: Option<&ValueId>| value.and_then(|id| graph.values.get(id.0)).map(|v| v.dims);
+    let (Some(Dims { c: from, .. }), Some(Dims { c: to, .. })) = (dims(node.inputs.first()), dims(Some(&node.output)))
+    else {
+        return false;
+    };
+    let [rows, columns] = conv.window.kernel;
+    let per_channel = rows.checked_mul(columns).and_then(|taps| taps.checked_mul(from / conv.groups.max(1)));
+    let weights = per_channel.and_then(|count| count.checked_mul(to));
+    weights.is_none_or(|weights| weights > bytes)
 }

@@ -60,7 +60,7 @@ fn run(program: &Program) -> Vec<u8> {
 fn saved() -> (Program, Vec<u8>) {
     let graph = graph();
     let program = Program::compile(&graph, &Options::default()).expect("sound");
-    let bytes = program.save(&graph).expect("written");
+    let bytes = program.save().expect("written");
     (program, bytes)
 }
 
@@ -102,7 +102,7 @@ fn damage_never_reaches_other_memory() {
 fn other_kernels_are_told() {
     let graph = graph();
     let portable = Options { isa: Some("portable".to_owned()), ..Options::default() };
-    let bytes = Program::compile(&graph, &portable).expect("sound").save(&graph).expect("written");
+    let bytes = Program::compile(&graph, &portable).expect("sound").save().expect("written");
     let opened = Program::open(page(&bytes), &portable).expect("as saved");
     assert_eq!(run(&opened).len(), 9 * 9 * 24);
     if sedge_engine::isas().len() > 1 {

@@ -81,18 +81,11 @@ pub(super) fn load(parsed: &mut onnx::Parsed, options: &ModelOptions) -> Result<
 /// A TFLite model, which is wholly quantized or none.
 pub(super) fn load_tflite(imported: Imported, options: &ModelOptions) -> Result<Loaded, ModelError> {
     let Imported { graph, inputs, outputs, .. } = imported;
-    let program = Program::compile(&graph, &options.of_engine())?;
     let all = 0..inputs.len();
     let is_float = |place: &usize| graph.inputs[*place].element == Element::F32;
     let edge = |(port, spec): (&Port, &TensorSpec)| fused::Edge {
         element: port.element,
         shape: spec.shape.iter().map(|size| usize::try_from(*size).unwrap_or(0)).collect(),
-    };
-    let built = Built {
-        feeds: all.clone().collect(),
-        floats: all.clone().filter(is_float).collect(),
-        outputs: graph.outputs.iter().zip(&outputs).map(edge).collect(),
-        program,
     };
     let fused = |node: &Node| NodeFusion {
         name: visible(&node.name, 100),
@@ -100,6 +93,12 @@ pub(super) fn load_tflite(imported: Imported, options: &ModelOptions) -> Result<
         fate: Fate::Fused { region: 0 },
     };
     let fusion = Fusion { nodes: graph.nodes.iter().map(fused).collect(), regions: 1, whole: true };
+    let built = Built {
+        feeds: all.clone().collect(),
+        floats: all.clone().filter(is_float).collect(),
+        outputs: graph.outputs.iter().zip(&outputs).map(edge).collect(),
+        program: Program::compile_owned(graph, &options.of_engine())?,
+    };
     let session = built.program.session();
     let executable = Executable::Whole { session, feeds: all.collect(), yields: (0..outputs.len()).collect(), built };
     Ok(Loaded { executable, inputs, outputs, fusion })
@@ -216,7 +215,7 @@ fn shape(port: &onnx::Port, options: &ModelOptions) -> Result<Vec<usize>, ModelE
     port.concrete_shape(given)
 }
 
-const fn element_of(element: Element) -> ElementType {
+pub(super) const fn element_of(element: Element) -> ElementType {
     match element {
         Element::U8 => ElementType::Uint8,
         Element::I8 => ElementType::Int8,

@@ -2,6 +2,7 @@
 
 use super::edge::{Edge, Edges};
 use super::{MODEL_BYTES_MAX, ModelError, chain};
+use prost::Message as _;
 use sedge_protocol::text::{one_line, visible};
 use std::collections::{BTreeMap, BTreeSet};
 use tract_onnx::pb;
@@ -14,7 +15,7 @@ const SUBGRAPH_DEPTH_MAX: usize = 8;
 const NODES_MAX: usize = 10_000;
 
 /// How often an operator occurs.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct OperatorCount {
     pub operator: String,
@@ -22,7 +23,7 @@ pub struct OperatorCount {
 }
 
 /// What a model file holds.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[allow(missing_docs)]
 pub struct Summary {
     pub producer: String,
@@ -113,14 +114,15 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
-    pub(super) fn parse(mut onnx: &[u8]) -> Result<Self, ModelError> {
+    pub(super) fn parse(onnx: &[u8]) -> Result<Self, ModelError> {
         if onnx.len() > MODEL_BYTES_MAX {
             return Err(ModelError::TooLarge { bytes: onnx.len() });
         }
         let mut framework = tract_onnx::onnx();
         super::quantize::register(&mut framework);
         let malformed = |problem: String| ModelError::Malformed { problem };
-        let mut proto = framework.proto_model_for_read(&mut onnx).map_err(|e| malformed(chain(&e)))?;
+        // tract's own reading would copy the file first.
+        let mut proto = pb::ModelProto::decode(onnx).map_err(|e| malformed(one_line(&e.to_string())))?;
         let graph = proto.graph.take().ok_or_else(|| malformed("the file holds no graph".to_owned()))?;
         let mut check = Check { framework: &framework, unsupported: Vec::new(), nodes: 0 };
         check.graph(&graph, None, 0)?;

@@ -3,7 +3,7 @@
 //! Once loaded it writes `{"ready":true,…}`. Each line `run SECONDS` is answered by one line with the latencies of runs
 //! on made-up inputs, anything else by `{"error":…}`. It ends with its input.
 
-use super::{Arguments, ITERATIONS_MAX, WARM_UP, is_model, measuring_time, random_tensor};
+use super::{Arguments, ITERATIONS_MAX, WARM_UP, is_model, measuring_time, random_tensor, saved};
 use crate::measure::{Latencies, peak_rss_bytes, rss_bytes};
 use crate::output;
 use anyhow::{Context as _, Result, bail};
@@ -22,14 +22,16 @@ pub(super) fn serve(arguments: &Arguments) -> Result<ExitCode> {
     if !is_model(path) {
         bail!("--serve measures a model, MODEL.onnx or MODEL.tflite, not a bundle");
     }
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let began = Instant::now();
-    let mut model = Model::load(&bytes, &arguments.model_options()).with_context(|| path.display().to_string())?;
-    let load = began.elapsed();
-    drop(bytes);
+    let base = rss_bytes();
+    let (mut model, load) = if arguments.from_saved {
+        saved::of_another_process(arguments)?
+    } else {
+        super::load(path, &arguments.model_options())?
+    };
     let tensors = model.inputs().iter().map(random_tensor).collect::<Result<Vec<_>>>()?;
     let views: Vec<TensorView<'_>> = tensors.iter().map(Tensor::view).collect();
-    line(&json!({"ready": true, "load_ms": crate::measure::ms(load), "rss_bytes": rss_bytes()}))?;
+    let load_ms = crate::measure::ms(load);
+    line(&json!({"ready": true, "load_ms": load_ms, "rss_base_bytes": base, "rss_bytes": rss_bytes()}))?;
     let mut input = std::io::stdin().lock();
     let mut text = Vec::new();
     loop {

@@ -18,8 +18,8 @@ use crate::model::ModelError;
 use pending::{Core, Pending, Real};
 pub(super) use picture::window;
 use pointwise::{Limits, SQUARED_DIFFERENCE};
-use sedge_engine::{CompileError, Element, Graph, Node, Op, Options, Port, Problem, Program, Quantization, ValueId};
-use std::collections::HashMap;
+use sedge_engine::{CompileError, Element, Graph, Op, Options, Port, Problem, Program, Quantization, ValueId};
+use std::collections::{HashMap, HashSet};
 pub(super) use weights::Weights;
 
 /// Why a region cannot be built.
@@ -132,23 +132,25 @@ pub(super) fn build(
     let edges = outputs.iter().map(|name| builder.leave(name, steps)).collect::<Building<Vec<_>>>()?;
     super::tidy::tidy(&mut builder.graph);
     let Builder { graph, feeds, .. } = builder;
-    let program = Program::compile(&graph, options).map_err(|e| fault(source, steps, &graph, e))?;
+    // What errors are told by, once the graph is gone.
+    let two = graph.nodes.iter().filter(|node| matches!(node.op, Op::MatMul { .. }));
+    let products: HashSet<String> = two.map(|node| node.name.clone()).collect();
+    let program = Program::compile_owned(graph, options).map_err(|e| fault(source, steps, &products, e))?;
     let float = |(_, (_, edge)): &(usize, &(String, Edge))| edge.element == Element::F32;
     let floats = inputs.iter().enumerate().filter(float).map(|(place, _)| place).collect();
     Ok(Built { program, feeds, floats, outputs: edges })
 }
 
-/// The node that the engine speaks of.
-fn fault(source: &Source, steps: &[usize], graph: &Graph, error: CompileError) -> Fault {
+/// The node that the engine speaks of; `products` are those of two tensors.
+fn fault(source: &Source, steps: &[usize], products: &HashSet<String>, error: CompileError) -> Fault {
     let error = match error {
         CompileError::Graph(error) => error,
         // Whatever the graph: the same for each.
         other => return Fault::Wrong(ModelError::Engine(other)),
     };
     // How large a product of two tensors becomes is up to what they hold; weights say it of themselves.
-    let of_two = |node: &Node| node.name == error.node && matches!(node.op, Op::MatMul { .. });
     match error.problem {
-        Problem::Multiplier { .. } if graph.nodes.iter().any(of_two) => {
+        Problem::Multiplier { .. } if products.contains(&error.node) => {
             let node = source.graph.node.iter().position(|node| label(node) == error.node);
             Fault::Refused { node: node.unwrap_or(steps[0]), reason: Reason::LargeSteps }
         }

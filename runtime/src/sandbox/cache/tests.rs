@@ -1,5 +1,8 @@
 use super::*;
-use std::os::unix::fs::PermissionsExt as _;
+use crate::cache::LEFT_BEHIND;
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 fn cache() -> (TempDir, CodeCache) {
@@ -13,14 +16,14 @@ fn key(component: &str) -> CodeKey {
 }
 
 fn names(cache: &CodeCache) -> Vec<String> {
-    let listed = fs::read_dir(&cache.dir).expect("listed").flatten();
+    let listed = fs::read_dir(cache.dir()).expect("listed").flatten();
     let mut names: Vec<_> = listed.map(|e| e.file_name().into_string().expect("a name")).collect();
     names.sort();
     names
 }
 
 fn used_at(cache: &CodeCache, key: CodeKey, seconds: u64) {
-    let file = File::open(cache.path(key, "code")).expect("there");
+    let file = File::open(cache.0.path(key.0)).expect("there");
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).expect("set");
 }
 
@@ -38,7 +41,7 @@ fn what_was_put_is_got() {
     assert!(cache.get(key("b")).expect("trusted").is_none());
     assert_eq!(names(&cache), [format!("{}.code", key("a").0.hex())]);
     let mode = |path: &Path| fs::metadata(path).expect("there").mode() & 0o777;
-    assert_eq!((mode(&cache.dir), mode(&cache.path(key("a"), "code"))), (0o700, 0o600));
+    assert_eq!((mode(cache.dir()), mode(&cache.0.path(key("a").0))), (0o700, 0o600));
 }
 
 #[test]
@@ -54,7 +57,7 @@ fn component_and_engine_both_make_the_key() {
 fn every_changed_byte_and_every_truncation_is_damage() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
-    let path = cache.path(key("a"), "code");
+    let path = cache.0.path(key("a").0);
     let sound = fs::read(&path).expect("read");
     assert_eq!(sound.len(), HEADER_BYTES + 4);
     let damaged = |bytes: &[u8]| {
@@ -80,7 +83,7 @@ fn every_changed_byte_and_every_truncation_is_damage() {
 fn an_entry_of_another_key_is_damage() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
-    fs::rename(cache.path(key("a"), "code"), cache.path(key("b"), "code")).expect("renamed");
+    fs::rename(cache.0.path(key("a").0), cache.0.path(key("b").0)).expect("renamed");
     let Err(error) = cache.get(key("b")) else { panic!("it was taken") };
     assert!(error.is_damage() && error.to_string().contains("another component"), "{error}");
 }
@@ -95,13 +98,13 @@ fn a_place_that_others_can_write_to_is_refused() {
         error.to_string()
     };
     for mode in [0o770, 0o707, 0o1777] {
-        chmod(&cache.dir, mode);
+        chmod(cache.dir(), mode);
         assert!(refused().contains(&format!("its mode is {mode:o}")), "{mode:o}");
         assert!(matches!(cache.put(key("b"), b"code"), Err(CacheError::Untrusted { .. })), "{mode:o}");
         assert!(matches!(cache.lock(key("b")), Err(CacheError::Untrusted { .. })), "{mode:o}");
     }
-    chmod(&cache.dir, 0o755);
-    let path = cache.path(key("a"), "code");
+    chmod(cache.dir(), 0o755);
+    let path = cache.0.path(key("a").0);
     for mode in [0o620, 0o602] {
         chmod(&path, mode);
         assert!(refused().contains(&format!("its mode is {mode:o}")), "{mode:o}");
@@ -116,7 +119,7 @@ fn a_place_of_another_user_is_refused() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
     // Only root can give files away; others run this for nothing.
-    if std::os::unix::fs::chown(&cache.dir, Some(4711), None).is_ok() {
+    if std::os::unix::fs::chown(cache.dir(), Some(4711), None).is_ok() {
         let Err(error) = cache.get(key("a")) else { panic!("it was taken") };
         assert!(error.to_string().contains("it belongs to user 4711"), "{error}");
     }
@@ -127,8 +130,8 @@ fn a_link_is_not_followed() {
     let (directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
     let elsewhere = directory.path().join("elsewhere");
-    fs::rename(cache.path(key("a"), "code"), &elsewhere).expect("moved");
-    std::os::unix::fs::symlink(&elsewhere, cache.path(key("a"), "code")).expect("linked");
+    fs::rename(cache.0.path(key("a").0), &elsewhere).expect("moved");
+    std::os::unix::fs::symlink(&elsewhere, cache.0.path(key("a").0)).expect("linked");
     assert!(cache.get(key("a")).is_err());
 }
 
@@ -142,7 +145,7 @@ fn what_was_not_used_for_longest_gives_way() {
     }
     assert!(cache.get(key("a")).expect("sound").is_some());
     cache.put(key("d"), &[7; 100]).expect("kept");
-    let there = |name: &str| cache.path(key(name), "code").exists();
+    let there = |name: &str| cache.0.path(key(name).0).exists();
     assert_eq!(["a", "b", "c", "d"].map(there), [true, false, true, true]);
     // Replacing one takes no more room than it had.
     cache.put(key("d"), &[8; 100]).expect("kept");
@@ -154,14 +157,14 @@ fn code_that_is_too_long_is_not_kept_and_nothing_gives_way_for_it() {
     let (_directory, cache) = cache();
     let small = cache.clone().with_bytes_max(HEADER_BYTES as u64 + 100);
     small.put(key("a"), &[7; 100]).expect("kept");
-    assert!(matches!(small.put(key("b"), &[7; 101]), Err(CacheError::TooLong { bytes: 101, bytes_max: 100 })));
+    assert!(matches!(small.put(key("b"), &[7; 101]), Err(CacheError::TooLong { bytes: 101, bytes_max: 100, .. })));
     let long = vec![7; CACHED_CODE_BYTES_MAX + 1];
     assert!(matches!(cache.put(key("b"), &long), Err(CacheError::TooLong { .. })));
     assert_eq!(names(&cache), [format!("{}.code", key("a").0.hex())]);
     // Nor is it read.
     let entry = [header(key("b"), &long), long].concat();
-    fs::write(cache.path(key("b"), "code"), entry).expect("written");
-    chmod(&cache.path(key("b"), "code"), 0o600);
+    fs::write(cache.0.path(key("b").0), entry).expect("written");
+    chmod(&cache.0.path(key("b").0), 0o600);
     assert!(cache.get(key("b")).is_err_and(|e| e.is_damage()));
 }
 
@@ -181,7 +184,7 @@ fn one_compiles_and_the_next_may_when_it_is_gone() {
 fn what_dead_processes_left_is_swept_up() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
-    let left = ["x.lock", "x.7-0.part"].map(|name| cache.dir.join(name));
+    let left = ["x.lock", "x.7-0.part"].map(|name| cache.dir().join(name));
     for path in &left {
         fs::write(path, b"").expect("written");
     }
