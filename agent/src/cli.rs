@@ -171,7 +171,7 @@ fn carry_out(arguments: Arguments, worker: &WorkerProgram) -> Result<(), Command
         Command::Logs { lines, level, output } => {
             Ok(state::logs(&config.state_dir, lines, level.into(), output.output)?)
         }
-        Command::Decommission { yes, output } => Ok(state::decommission(&config.state_dir, yes, output.output)?),
+        Command::Decommission { yes, output } => Ok(state::decommission(&config, yes, output.output)?),
     }
 }
 

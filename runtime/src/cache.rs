@@ -16,6 +16,7 @@
 use sedge_protocol::Sha256Digest;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,9 @@ use std::time::{Duration, SystemTime};
 
 /// Locks and unfinished files older than this belong to nobody: nothing takes as long to make.
 pub(crate) const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+
+/// What an entry leaves free on the disk, besides its own length once more.
+const LEFT_FREE_BYTES: u64 = 64 << 20;
 
 /// What a cache keeps.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +98,16 @@ pub enum CacheError {
         /// The bound.
         bytes_max: u64,
     },
+    /// Updates and journals have a better claim to what room there is.
+    #[error("{what} of {bytes} bytes is not kept: the disk has {free} bytes left")]
+    NoRoom {
+        /// What it is.
+        what: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// What is free.
+        free: u64,
+    },
     /// The system says no.
     #[error("{} cannot be {action}", path.display())]
     File {
@@ -117,6 +131,20 @@ impl CacheError {
         let path = path.to_owned();
         move |source| Self::File { path: path.clone(), action, source }
     }
+}
+
+/// Bytes that a directory's file system has left for this user.
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let dir = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `dir` ends with a zero byte and `stat` is large enough for what is written to it.
+    if unsafe { libc::statvfs(dir.as_ptr(), stat.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has succeeded, so all of it is written.
+    let stat = unsafe { stat.assume_init() };
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "narrower on 32-bit targets")]
+    Ok(u64::from(stat.f_bavail).saturating_mul(stat.f_frsize as u64))
 }
 
 impl Entries {
@@ -183,11 +211,32 @@ impl Entries {
         self.ready()?;
         let path = self.path(key);
         self.sweep(&path, bytes + beside)?;
+        let free = free_bytes(&self.dir).map_err(CacheError::file(&self.dir, "asked for its room"))?;
+        if free < bytes.saturating_mul(2).saturating_add(LEFT_FREE_BYTES) {
+            return Err(CacheError::NoRoom { what: self.kind.what, bytes, free });
+        }
         let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
         let part = self.dir.join(format!("{}.{}-{number}.part", key.hex(), std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
         let file = file.map_err(CacheError::file(&path, "written"))?;
+        // Released when this process dies: then anybody may remove it.
+        let _ = file.try_lock();
         Ok(Writing { file, part, path, dir: self.dir.clone(), kept: false })
+    }
+
+    /// Removes all entries, and what is beside them.
+    pub(crate) fn clear(&self) -> Result<(), CacheError> {
+        let listed = match fs::read_dir(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed.map_err(CacheError::file(&self.dir, "listed"))?,
+        };
+        for path in listed.flatten().map(|entry| entry.path()) {
+            let extension = path.extension().and_then(|e| e.to_str());
+            if extension.is_some_and(|e| e == self.kind.extension || ["lock", "part"].contains(&e)) {
+                fs::remove_file(&path).map_err(CacheError::file(&path, "removed"))?;
+            }
+        }
+        Ok(())
     }
 
     /// The directory is there, and nobody else can write to it.
@@ -225,6 +274,9 @@ impl Entries {
             let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             match path.extension().and_then(|e| e.to_str()) {
                 Some(extension) if extension == self.kind.extension => entries.push((used, metadata.len(), path)),
+                Some("part") if File::open(&path).is_ok_and(|file| file.try_lock().is_ok()) => {
+                    let _ = fs::remove_file(&path);
+                }
                 Some("lock" | "part") if now.duration_since(used).is_ok_and(|age| age > LEFT_BEHIND) => {
                     let _ = fs::remove_file(&path);
                 }

@@ -8,4 +8,5 @@ mod moves;
 mod quantized;
 mod refused;
 mod regions;
+mod squares;
 mod zero_points;

@@ -1,11 +1,15 @@
 //! What the device does, as the running agent tells it or as it last wrote it down; and the end of a device.
 
 use super::{Format, say, tell};
+use crate::config::Config;
 use crate::control::{ComponentStatus, StatusFile};
 use crate::local::{LocalError, Question, ask};
 use crate::program::{ProgramError, StateLock};
 use sedge_protocol::id::ComponentName;
 use sedge_protocol::message::LogLevel;
+use sedge_runtime::cache::CacheError;
+use sedge_runtime::model::ModelCache;
+use sedge_runtime::sandbox::CodeCache;
 use serde_json::json;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +25,8 @@ pub(super) enum Problem {
     Local(#[from] LocalError),
     #[error(transparent)]
     State(#[from] ProgramError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     #[error("this erases the device's identity, its bundles and what it has not reported yet; repeat with --yes")]
     NotConfirmed,
     #[error("{} cannot be removed", path.display())]
@@ -87,7 +93,8 @@ pub(super) fn logs(state_dir: &Path, lines: u32, level: LogLevel, format: Format
     Ok(())
 }
 
-pub(super) fn decommission(state_dir: &Path, confirmed: bool, format: Format) -> Result<(), Problem> {
+pub(super) fn decommission(config: &Config, confirmed: bool, format: Format) -> Result<(), Problem> {
+    let state_dir = &config.state_dir;
     if !confirmed {
         return Err(Problem::NotConfirmed);
     }
@@ -101,6 +108,10 @@ pub(super) fn decommission(state_dir: &Path, confirmed: bool, format: Format) ->
             _ => {}
         }
     }
+    // They may lie elsewhere.
+    let caches = config.caches();
+    caches.code.as_ref().map_or(Ok(()), CodeCache::clear)?;
+    caches.models.as_ref().map_or(Ok(()), ModelCache::clear)?;
     tell(format, &json!({"erased": state_dir}), "this device has no identity any more; tell the server as well");
     Ok(())
 }

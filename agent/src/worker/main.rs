@@ -5,7 +5,9 @@
 
 use super::confinement::{ConfinementError, Stage, bound, confine, restrict};
 use super::frame::{self, FrameError};
-use super::message::{Load, Loaded, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload};
+use super::message::{
+    Load, Loaded, PIECE_BYTES, Prediction, Process, Reply, Request, Timings, WireOutcome, WirePayload,
+};
 use super::preparation::{Preparation, Prepared, WithModel};
 use super::window::{View, WINDOW_BYTES};
 use crate::error::chain_once;
@@ -21,9 +23,6 @@ use std::os::fd::FromRawFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-
-/// A saved model travels in pieces of this size.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// Runs a worker: all that a program has to do which is started as one. Call it first thing in `main`, while the process
 /// has one thread and nothing open.

@@ -8,7 +8,7 @@
 //! power dies here, the next start saves again.
 
 use super::frame::FrameError;
-use super::message::{Reply, Request, SavedModel};
+use super::message::{PIECE_BYTES, Reply, Request, SavedModel};
 use super::process::{Worker, WorkerError, unexpected};
 use sedge_runtime::cache::CacheError;
 use sedge_runtime::model::ModelCache;
@@ -54,7 +54,7 @@ async fn keep(worker: &mut Worker, cache: &ModelCache, model: &SavedModel, bytes
             return Err(unexpected("piece", reply));
         }
         let length = piece.len() as u64;
-        if length == 0 || length > bytes - offset {
+        if length != (PIECE_BYTES as u64).min(bytes - offset) {
             let what = format!("a piece of {length} bytes, {offset} bytes into a saved model of {bytes}");
             return Err(WorkerError::Frame(FrameError::Message(what)));
         }

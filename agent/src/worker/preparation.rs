@@ -17,7 +17,8 @@ use sedge_runtime::sandbox::{CACHED_CODE_BYTES_MAX, CodeKey, CompiledCode, Compi
 use sedge_runtime::{Model, Pipeline, PipelineOptions, VerifiedBundle};
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,10 +84,21 @@ impl Prepared {
     fn open_saved(&self, path: &Path) -> Result<Model, String> {
         let digest = self.model_digest()?;
         let options = Pipeline::model_options(&self.bundle, &self.options);
-        let file = File::open(path).map_err(|e| format!("{} cannot be opened: {e}", path.display()))?;
+        let failed = |action, e| format!("{} cannot be {action}: {e}", path.display());
+        let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|e| failed("opened", e))?;
+        let about = file.metadata().map_err(|e| failed("opened", e))?;
+        // SAFETY: geteuid reads a number and cannot fail.
+        let own = about.uid() == unsafe { libc::geteuid() };
+        if !about.is_file() || !own || about.mode() & 0o022 != 0 {
+            return Err(format!("{} could be written by somebody else", path.display()));
+        }
+        // A sector that cannot be read is an error to who reads it, and the end of who has mapped it.
+        std::io::copy(&mut &file, &mut std::io::sink()).map_err(|e| failed("read", e))?;
         // SAFETY: the path comes over the socket that the agent made, from its `ModelCache`: file and directory belong to
         // this user, and nobody else can write to them. The agent never writes to an entry, it renames whole ones into
-        // place or removes them, and workers can write no file.
+        // place or removes them, and workers can write no file where system calls are filtered.
         let model = unsafe { Model::open_saved(&file, digest, &options, Check::Whole) };
         model.map_err(|e| format!("{}: {}", path.display(), describe(&e)))
     }

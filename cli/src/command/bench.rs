@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "layers")]
     by_time: bool,
     /// With --serve: measure a model that is opened from its saved form, which another process makes before.
-    #[arg(long, requires = "serve")]
+    #[arg(long, requires = "serve", conflicts_with = "engine")]
     from_saved: bool,
     /// Save the model and print the digest of its file; what --from-saved has another process do.
     #[arg(long, value_name = "FILE", hide = true, conflicts_with = "serve")]

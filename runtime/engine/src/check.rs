@@ -338,8 +338,11 @@ fn conv(
     (from, to): (Quantization, Quantization),
 ) -> Result<(), GraphError> {
     let err = |problem| Err(fault(name, problem));
-    // Sizes are those of accepted tensors and windows: their product fits.
-    let per_channel = op.window.kernel[0] * op.window.kernel[1] * (input.c / op.groups);
+    let taps = op.window.kernel[0].checked_mul(op.window.kernel[1]);
+    let Some(per_channel) = taps.and_then(|taps| taps.checked_mul(input.c / op.groups)).filter(|count| *count > 0)
+    else {
+        return err(Problem::Size(input));
+    };
     let expected = per_channel.saturating_mul(output.c);
     if op.weights.len() != expected {
         return err(Problem::Count { what: "weights", found: op.weights.len(), expected });

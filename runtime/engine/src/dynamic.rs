@@ -152,7 +152,11 @@ fn accept(op: &DynamicLayer, input: Dims) -> Result<(Dims, Conv), CompileError> 
         range: Range::FULL,
     };
     layer(&op.name, &conv, input, dims)?;
-    let per_channel = op.window.kernel[0] * op.window.kernel[1] * (input.c / op.groups);
+    let taps = op.window.kernel[0].checked_mul(op.window.kernel[1]);
+    let Some(per_channel) = taps.and_then(|taps| taps.checked_mul(input.c / op.groups)).filter(|count| *count > 0)
+    else {
+        return err(Problem::Size(input));
+    };
     let expected = per_channel.saturating_mul(op.channels);
     if op.weights.len() != expected {
         return err(Problem::Count { what: "weights", found: op.weights.len(), expected });
@@ -251,7 +255,10 @@ impl Layer {
         let row = |place: usize, count: usize| unsafe { std::slice::from_raw_parts_mut(out.at(place), count) };
         let finish = |sums: &Sums<'_>| {
             let channels = sums.first..sums.first + sums.channels;
-            let of = |pixel: &conv::Pixel<'_>| each(channels.clone(), pixel.bytes - self.count * zero);
+            // Parts may leave an i32 where weights have no zero point: nobody reads it then.
+            let of = |pixel: &conv::Pixel<'_>| {
+                each(channels.clone(), pixel.bytes.wrapping_sub(self.count.wrapping_mul(zero)))
+            };
             if apart == 1 {
                 for pixel in sums.pixels() {
                     scale(pixel.sums, row(self.place(pixel.pixel, sums.first), sums.channels), &of(&pixel));

@@ -34,4 +34,4 @@ pub use isa::{NoIsa, isas};
 pub use peak::{peak, peak_f32};
 pub use program::{CompileError, Options, Program, RunError, Session, Timing};
 pub use requantize::{dequantize, quantize, table};
-pub use saved::{SAVED_ALIGN_BYTES, SavedError, SharedBytes, build};
+pub use saved::{DESCRIPTION_BYTES_MAX, SAVED_ALIGN_BYTES, SavedError, SharedBytes, build, fingerprint};

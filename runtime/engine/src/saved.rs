@@ -37,6 +37,7 @@ const PACKING: u64 = fingerprint(&[
     include_bytes!("isa/portable.rs"),
     include_bytes!("isa/ymm.rs"),
     include_bytes!("packed.rs"),
+    include_bytes!("reference.rs"),
     include_bytes!("requantize.rs"),
     include_bytes!("saved.rs"),
     include_bytes!("simplify.rs"),
@@ -46,7 +47,7 @@ const HEADER_BYTES: usize = 20;
 /// Where packed weights begin, and what memory that holds a saved program begins at a multiple of.
 pub const SAVED_ALIGN_BYTES: usize = ALIGN_BYTES;
 /// Longer descriptions are refused.
-const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
+pub const DESCRIPTION_BYTES_MAX: u64 = 64 << 20;
 
 #[derive(Deserialize)]
 struct Description {
@@ -77,9 +78,10 @@ pub enum SavedError {
     Write(#[source] postcard::Error),
 }
 
-/// FNV-1a, of eight bytes at a time.
+/// A number that changes with any of these bytes: FNV-1a, of eight bytes at a time. It tells builds apart, and protects
+/// from nothing.
 #[allow(long_running_const_eval, reason = "sources have some hundred thousand bytes")]
-const fn fingerprint(sources: &[&[u8]]) -> u64 {
+pub const fn fingerprint(sources: &[&[u8]]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     let mut source = 0;
     while source < sources.len() {

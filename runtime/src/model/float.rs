@@ -10,6 +10,9 @@ use tract_onnx::tract_core::internal::*;
 use tract_onnx::tract_core::ops::binary::TypedBinOp;
 use tract_onnx::tract_core::ops::cnn::{Conv, KernelFormat};
 
+/// Windows that move by more are left to tract.
+const STRIDE_MAX: usize = 16;
+
 /// Puts our operators in the place of those that they are faster than. The model is decluttered, and not yet optimized.
 pub(super) fn replace(model: &mut TypedModel) -> TractResult<()> {
     Rewriter::<()>::default().with_rule_for("sedge-depthwise", depthwise).rewrite(&(), model)
@@ -62,6 +65,8 @@ fn planned(model: &TypedModel, node: &TypedNode, conv: &Conv) -> TractResult<Opt
         limits: (f32::NEG_INFINITY, f32::INFINITY),
     };
     rule_if!([planes.kernel, planes.stride, planes.dilation].as_flattened().iter().all(|size| *size > 0));
+    // The copy has a part for each rest of the strides; beyond this it would outgrow what it is a copy of.
+    rule_if!(planes.stride.iter().all(|stride| *stride <= STRIDE_MAX) && planes.input.iter().all(|size| *size > 0));
     let mut weights = weights.try_as_plain_ram()?.as_slice::<f32>()?.to_vec();
     let bias = match bias.try_as_plain_ram()?.as_slice::<f32>()? {
         [one] => vec![*one; channels],

@@ -15,20 +15,21 @@
 //! Only a model that is one region of the engine has this form: what tract has planned cannot be written down.
 
 mod head;
+mod importer;
 
 use super::executable::Executable;
 use super::fused::{Built, Edge};
 use super::{Fate, Fusion, Model, ModelOptions, NodeFusion, Softmax, guarded};
 use head::{Head, Origin, Spec};
 use memmap2::Mmap;
-use sedge_engine::{Program, SAVED_ALIGN_BYTES, SavedError};
+use sedge_engine::{DESCRIPTION_BYTES_MAX, Program, SAVED_ALIGN_BYTES, SavedError};
 use sedge_protocol::Sha256Digest;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"sedgemod";
-/// Changes with what is written, and with what an importer makes of a model's file.
+/// Changes with what is written.
 const FORMAT: u32 = 1;
 const HEADER_BYTES: usize = 64;
 /// Where the digest begins, and where what it is of.
@@ -208,6 +209,10 @@ impl Model {
         let written = |e| SavedModelError::Engine(SavedError::Write(e));
         let head = postcard::to_allocvec(&head).map_err(written)?;
         let description = built.program.description()?;
+        // What cannot be opened is not written.
+        if head.len() > HEAD_BYTES_MAX || description.len() as u64 > DESCRIPTION_BYTES_MAX {
+            return Err(SavedModelError::NotWhole { why: "its constants are too large".to_owned() });
+        }
         let program = (HEADER_BYTES + head.len()).next_multiple_of(SAVED_ALIGN_BYTES);
         let start = program + description.len();
         let end = end_of_weights(start, built.program.weights().map(<[u8]>::len));
@@ -242,7 +247,8 @@ impl Model {
     ///
     /// # Safety
     /// Until the model is dropped nobody writes to the file or cuts it off: the program reads its weights where they lie.
-    /// Removing it, or renaming another into its place, is allowed.
+    /// Removing it, or renaming another into its place, is allowed. A sector that cannot be read ends the process where it is
+    /// mapped: of a disk that may fail, read the file first.
     pub unsafe fn open_saved(
         file: &File,
         model: Sha256Digest,

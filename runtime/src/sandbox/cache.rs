@@ -65,6 +65,14 @@ impl CodeCache {
         Self(self.0.with_bytes_max(bytes_max))
     }
 
+    /// Removes all that it keeps.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn clear(&self) -> Result<(), CacheError> {
+        self.0.clear()
+    }
+
     /// Where it is.
     pub fn dir(&self) -> &Path {
         self.0.dir()

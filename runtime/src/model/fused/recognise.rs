@@ -112,9 +112,10 @@ pub(super) fn pairs(node: &NodeProto) -> bool {
 pub(super) fn squares(source: &Source, node: &NodeProto) -> bool {
     match (node.op_type.as_str(), node.input.as_slice()) {
         ("Mul", [one, two]) => one == two,
-        ("Pow", [_, two]) => {
-            source.is_single(two) && matches!(source.floats(node, 1).ok().flatten().as_deref(), Some([2.0]))
-        }
+        // With more axes the exponent would give its own to the result.
+        ("Pow", [_, two]) => source.constant(two, node).ok().flatten().is_some_and(|constant| {
+            constant.dims.len() <= 1 && constant.floats().is_some_and(|all| matches!(all, [2.0]))
+        }),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! What is said at the beginning of a saved model: what it was made from and for, and all of it but its program.
 
+use super::importer::IMPORTER;
 use super::{FORMAT, SavedModelError};
 use crate::model::executable::element_of;
 use crate::model::{ModelOptions, Summary};
@@ -27,7 +28,7 @@ impl Origin {
         Self {
             model: *model.as_bytes(),
             shapes: shapes.to_vec(),
-            runtime: format!("{} {FORMAT}", env!("CARGO_PKG_VERSION")),
+            runtime: format!("{} {FORMAT} {IMPORTER:016x}", env!("CARGO_PKG_VERSION")),
             engine: sedge_engine::build(),
             isa,
         }

@@ -184,14 +184,13 @@ fn one_compiles_and_the_next_may_when_it_is_gone() {
 fn what_dead_processes_left_is_swept_up() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
-    let left = ["x.lock", "x.7-0.part"].map(|name| cache.dir().join(name));
-    for path in &left {
-        fs::write(path, b"").expect("written");
-    }
+    let left = ["x.lock", "x.7-0.part", "x.7-1.part"].map(|name| cache.dir().join(name));
+    let files = left.each_ref().map(|path| fs::File::create_new(path).expect("written"));
+    // One is still being written.
+    files[2].lock().expect("free");
     cache.put(key("b"), b"code").expect("kept");
-    assert!(left.iter().all(|path| path.exists()), "it may still be in use");
-    for path in &left {
-        let file = OpenOptions::new().write(true).open(path).expect("there");
+    assert_eq!(left.each_ref().map(|path| path.exists()), [true, false, true], "what may still be in use stays");
+    for file in &files {
         file.set_modified(SystemTime::now() - LEFT_BEHIND * 2).expect("set");
     }
     cache.put(key("c"), b"code").expect("kept");

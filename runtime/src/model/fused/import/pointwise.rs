@@ -206,6 +206,11 @@ impl super::Builder<'_> {
             }
             let Some(constant) = self.single(at, usize::from(!turned))? else { return Ok(None) };
             let mut curve = self.curve_of(at, this)?;
+            // With more axes it would give its own to the result.
+            let axes = Weights::of(self.source, other, node)?.map_or(0, |weights| weights.dims.len());
+            if axes > curve.of.shape.len() {
+                return self.sizes(at, format!("a constant of {axes} axes"));
+            }
             let f = |x: f32| if turned { two_of(operator, constant, x) } else { two_of(operator, x, constant) };
             for value in curve.values.iter_mut() {
                 match f(*value) {
