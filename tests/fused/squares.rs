@@ -3,6 +3,8 @@
 use crate::compare::{Y, compare, one, two, whole};
 use sedge_tests::quantized::{Builder, Setting};
 
+type Square<'a> = &'a dyn Fn(&mut Builder, &str) -> String;
+
 #[test]
 fn a_difference_that_is_squared_is_one_operator() {
     let times_itself = |b: &mut Builder, difference: &str| b.node("Mul", &[difference, difference], &[]);
@@ -10,8 +12,7 @@ fn a_difference_that_is_squared_is_one_operator() {
         let exponent = b.f32s(&[], &[2.0]);
         b.node("Pow", &[difference, &exponent], &[])
     };
-    let ways: [(&str, &dyn Fn(&mut Builder, &str) -> String); 2] = [("Mul", &times_itself), ("Pow", &to_the_second)];
-    for (name, square) in ways {
+    for (name, square) in [("Mul", &times_itself as Square<'_>), ("Pow", &to_the_second)] {
         for (name, shapes, out) in [
             (format!("{name} of equal sizes"), [[2, 3, 8], [2, 3, 8]], [2, 3, 8]),
             (format!("{name} with one of each row"), [[2, 3, 8], [2, 3, 1]], [2, 3, 8]),

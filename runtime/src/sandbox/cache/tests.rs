@@ -1,6 +1,6 @@
 use super::*;
 use crate::cache::LEFT_BEHIND;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -185,7 +185,7 @@ fn what_dead_processes_left_is_swept_up() {
     let (_directory, cache) = cache();
     cache.put(key("a"), b"code").expect("kept");
     let left = ["x.lock", "x.7-0.part", "x.7-1.part"].map(|name| cache.dir().join(name));
-    let files = left.each_ref().map(|path| fs::File::create_new(path).expect("written"));
+    let files = left.each_ref().map(|path| File::create_new(path).expect("written"));
     // One is still being written.
     files[2].lock().expect("free");
     cache.put(key("b"), b"code").expect("kept");
