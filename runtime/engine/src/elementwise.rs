@@ -111,70 +111,46 @@ fn byte(real: f32, zero_point: i32, low: i32, high: i32) -> u8 {
     shifted.max(low).min(high) as u8
 }
 
+/// Each pair of elements, less their zero points, as a real number in steps of the output, and that as a byte.
 #[inline(always)]
-fn add_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+fn pairs(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary, real: impl Fn(i32, i32) -> f32) {
     let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
     let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
-    let (sa, sb) = (of.scales.one, of.scales.two);
+    let result = |a: u8, b: i32| byte(real(i32::from(a ^ flip) - za, b), zero_point, low, high) ^ flip;
     match two {
         Second::Row(two) => {
             for ((a, b), out) in one.iter().zip(two).zip(out) {
-                let (a, b) = (i32::from(a ^ flip) - za, i32::from(b ^ flip) - zb);
-                *out = byte(a as f32 * sa + b as f32 * sb, zero_point, low, high) ^ flip;
-            }
-        }
-        Second::One(b) => {
-            let b = (i32::from(b ^ flip) - zb) as f32 * sb;
-            for (a, out) in one.iter().zip(out) {
-                *out = byte((i32::from(a ^ flip) - za) as f32 * sa + b, zero_point, low, high) ^ flip;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn mul_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
-    let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
-    let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
-    let scale = of.scales.one;
-    match two {
-        Second::Row(two) => {
-            for ((a, b), out) in one.iter().zip(two).zip(out) {
-                let product = (i32::from(a ^ flip) - za) * (i32::from(b ^ flip) - zb);
-                *out = byte(product as f32 * scale, zero_point, low, high) ^ flip;
+                *out = result(*a, i32::from(b ^ flip) - zb);
             }
         }
         Second::One(b) => {
             let b = i32::from(b ^ flip) - zb;
             for (a, out) in one.iter().zip(out) {
-                let product = (i32::from(a ^ flip) - za) * b;
-                *out = byte(product as f32 * scale, zero_point, low, high) ^ flip;
+                *out = result(*a, b);
             }
         }
     }
 }
 
 #[inline(always)]
-fn squared_difference_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
-    let (za, zb, flip) = (i32::from(of.zero_one), i32::from(of.zero_two), of.flip);
-    let (zero_point, low, high) = (i32::from(of.zero_point), i32::from(of.range.low), i32::from(of.range.high));
+fn add_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
     let (sa, sb) = (of.scales.one, of.scales.two);
-    match two {
-        Second::Row(two) => {
-            for ((a, b), out) in one.iter().zip(two).zip(out) {
-                let (a, b) = (i32::from(a ^ flip) - za, i32::from(b ^ flip) - zb);
-                let difference = a as f32 * sa - b as f32 * sb;
-                *out = byte(difference * difference, zero_point, low, high) ^ flip;
-            }
-        }
-        Second::One(b) => {
-            let b = (i32::from(b ^ flip) - zb) as f32 * sb;
-            for (a, out) in one.iter().zip(out) {
-                let difference = (i32::from(a ^ flip) - za) as f32 * sa - b;
-                *out = byte(difference * difference, zero_point, low, high) ^ flip;
-            }
-        }
-    }
+    pairs(one, two, out, of, |a, b| a as f32 * sa + b as f32 * sb);
+}
+
+#[inline(always)]
+fn mul_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+    let scale = of.scales.one;
+    pairs(one, two, out, of, |a, b| (a * b) as f32 * scale);
+}
+
+#[inline(always)]
+fn squared_difference_loop(one: &[u8], two: Second<'_>, out: &mut [u8], of: &Binary) {
+    let (sa, sb) = (of.scales.one, of.scales.two);
+    pairs(one, two, out, of, |a, b| {
+        let difference = a as f32 * sa - b as f32 * sb;
+        difference * difference
+    });
 }
 
 #[inline(always)]

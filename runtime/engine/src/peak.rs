@@ -146,7 +146,53 @@ mod loops {
     chains!(fmla, "simd", "fmla", "4s", "4s");
 }
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(target_arch = "arm")]
+mod loops {
+    use std::arch::asm;
+
+    pub(super) fn of_bytes(isa: &str) -> Option<super::Loop> {
+        (isa == "neon").then_some((vmlal, 4))
+    }
+
+    pub(super) fn of_f32() -> Option<super::Loop> {
+        crate::isa::pick(Some("neon")).is_ok().then_some((vmla, 4))
+    }
+
+    macro_rules! chains {
+        ($name:ident, $instruction:literal, $one:literal, $two:literal) => {
+            chains!(@ $name, $instruction, $one, $two, 4 5 6 7 8 9 10 11 12 13 14 15);
+        };
+        (@ $name:ident, $instruction:literal, $one:literal, $two:literal, $($chain:literal)*) => {
+            fn $name(loops: usize) {
+                // SAFETY: asked for only where the core has these instructions; all registers are named.
+                unsafe {
+                    asm!(
+                        ".arch armv7-a",
+                        ".fpu neon",
+                        "vmov.i32 q0, #0",
+                        "vmov.i32 q1, #0",
+                        $(concat!("vmov.i32 q", $chain, ", #0"),)*
+                        "2:",
+                        $(concat!($instruction, " q", $chain, ", ", $one, ", ", $two),)*
+                        "subs {loops}, {loops}, #1",
+                        "bne 2b",
+                        loops = inout(reg) loops => _,
+                        // By the names that the compiler knows where it may not use NEON itself.
+                        out("d0") _, out("d1") _, out("d2") _, out("d3") _, out("d8") _, out("d9") _, out("d10") _,
+                        out("d11") _, out("d12") _, out("d13") _, out("d14") _, out("d15") _,
+                        out("q8") _, out("q9") _, out("q10") _, out("q11") _, out("q12") _, out("q13") _,
+                        out("q14") _, out("q15") _,
+                        options(nomem, nostack),
+                    );
+                }
+            }
+        };
+    }
+    chains!(vmlal, "vmlal.s16", "d0", "d2");
+    chains!(vmla, "vmla.f32", "q0", "q1");
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "arm")))]
 mod loops {
     pub(super) fn of_bytes(_: &str) -> Option<super::Loop> {
         None

@@ -24,6 +24,7 @@ const FORMAT: u32 = 2;
 /// between two builds of one version.
 const PACKING: u64 = fingerprint(&[
     include_bytes!("conv.rs"),
+    include_bytes!("conv/strips.rs"),
     include_bytes!("conv/sums.rs"),
     include_bytes!("depthwise.rs"),
     include_bytes!("graph.rs"),

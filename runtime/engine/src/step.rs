@@ -1,5 +1,8 @@
 //! One operator, ready to run.
 
+mod gather;
+mod pool;
+
 use crate::bytes::AlignedBytes;
 use crate::conv;
 use crate::depthwise::{self, is_depthwise};
@@ -9,8 +12,9 @@ use crate::isa::Kernels;
 use crate::matmul;
 use crate::packed::{Packed, Source};
 use crate::place::{Place, Plan};
-use crate::requantize::{AddScales, Exponentials, average_multiplier, mul_multiplier, table};
+use crate::requantize::{AddScales, Exponentials, mul_multiplier, table};
 use crate::threads::{Arena, Split};
+use gather::Gather;
 
 /// What is done, with all that is known beforehand.
 #[derive(Debug)]
@@ -71,35 +75,6 @@ enum Work {
         input: Place,
     },
     Nothing,
-}
-
-/// Bytes taken from a tensor to the output: output index `i` of an axis comes from the offset `from[axis][i]`.
-#[derive(Debug)]
-struct Gather {
-    /// Where in the output it begins, and its sizes.
-    at: [usize; 4],
-    sizes: [usize; 4],
-    from: [Vec<usize>; 4],
-    base: usize,
-    table: Option<Box<[u8; 256]>>,
-    /// Whether a pixel's channels lie side by side.
-    together: bool,
-}
-
-impl Gather {
-    fn new(input: &Place, sizes: [usize; 4], at: [usize; 4], index: impl Fn(usize, usize) -> (usize, usize)) -> Self {
-        let strides = [input.picture, input.row, input.dims.c, 1];
-        let along = |axis: usize| {
-            let offset = |i: usize| {
-                let (of, i) = index(axis, i);
-                i * strides[of]
-            };
-            (0..sizes[axis]).map(offset).collect()
-        };
-        let from: [Vec<usize>; 4] = std::array::from_fn(along);
-        let together = from[3].windows(2).all(|pair| pair[1] == pair[0] + 1);
-        Self { at, sizes, from, base: input.offset, table: None, together }
-    }
 }
 
 impl Step {
@@ -331,106 +306,6 @@ impl Step {
         }
     }
 
-    /// Pixels of a window that are not padding: rows and columns from and to.
-    fn inside(window: &Window, input: &Place, [y, x]: [usize; 2]) -> (impl Iterator<Item = usize> + Clone, Columns) {
-        let along = |axis: usize, at: usize, before: usize, size: usize| {
-            let (kernel, dilation) = (window.kernel[axis], window.dilation[axis]);
-            let start = at * window.stride[axis];
-            (0..kernel).filter_map(move |tap| {
-                let padded = start + tap * dilation;
-                padded.checked_sub(before).filter(|at| *at < size)
-            })
-        };
-        let columns = along(1, x, window.pads.left, input.dims.w);
-        let bounds = Columns { first: columns.clone().next().unwrap_or(0), count: columns.count() };
-        (along(0, y, window.pads.top, input.dims.h), bounds)
-    }
-
-    unsafe fn max_pool(&self, arena: Arena, input: &Place, window: &Window, kernels: &Kernels) {
-        let Dims { n, h, w, c } = self.output.dims;
-        for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
-            let (rows, columns) = Self::inside(window, input, [y, x]);
-            // SAFETY: as of this function.
-            let out = unsafe { arena.bytes_mut(self.output.pixel(n, y, x), c) };
-            out.fill(kernels.flip);
-            for row in rows {
-                for column in columns.each(window.dilation[1]) {
-                    // SAFETY: as of this function.
-                    let pixel = unsafe { arena.bytes(input.pixel(n, row, column), c) };
-                    (kernels.elementwise.max)(pixel, out, kernels.flip);
-                }
-            }
-        }
-    }
-
-    unsafe fn average_pool(
-        &self,
-        arena: Arena,
-        (input, window, include_pads): (&Place, &Window, bool),
-        (from, to): (Quantization, Quantization),
-        (scratch, kernels): (&mut AlignedBytes, &Kernels),
-    ) {
-        let Dims { n, h, w, c } = self.output.dims;
-        let (sums, area) = (&mut scratch.as_sums()[..c], window.kernel[0] * window.kernel[1]);
-        // Columns of one channel lie side by side.
-        let flat = c == 1 && window.dilation[1] == 1;
-        for (n, y, x) in (0..n).flat_map(|n| (0..h).flat_map(move |y| (0..w).map(move |x| (n, y, x)))) {
-            let (rows, columns) = Self::inside(window, input, [y, x]);
-            sums.fill(0);
-            let mut pixels = 0;
-            for row in rows {
-                if flat && columns.count > 0 {
-                    // SAFETY: as of this function.
-                    let columns = unsafe { arena.bytes(input.pixel(n, row, columns.first), columns.count) };
-                    (kernels.elementwise.total)(columns, &mut sums[0], kernels.flip);
-                    pixels += columns.len();
-                    continue;
-                }
-                for column in columns.each(window.dilation[1]) {
-                    // SAFETY: as of this function.
-                    let pixel = unsafe { arena.bytes(input.pixel(n, row, column), c) };
-                    (kernels.elementwise.accumulate)(pixel, sums, kernels.flip);
-                    pixels += 1;
-                }
-            }
-            let zero = pixels as i32 * i32::from(from.zero_point);
-            let count = if include_pads { area } else { pixels };
-            let multiplier = average_multiplier(from.scale, to.scale, count);
-            // SAFETY: as of this function.
-            let out = unsafe { arena.bytes_mut(self.output.pixel(n, y, x), c) };
-            let shift = ((to.zero_point, kernels.flip), Range::FULL);
-            (kernels.elementwise.requantize)(sums, out, -zero, multiplier, shift);
-        }
-    }
-
-    unsafe fn gather(&self, arena: Arena, part: &Gather, kernels: &Kernels) {
-        let [ns, hs, ws, cs] = part.sizes;
-        for n in 0..ns {
-            for y in 0..hs {
-                for x in 0..ws {
-                    let from = part.base + part.from[0][n] + part.from[1][y] + part.from[2][x];
-                    let to = self.output.pixel(part.at[0] + n, part.at[1] + y, part.at[2] + x) + part.at[3];
-                    // SAFETY: as of this function.
-                    let out = unsafe { arena.bytes_mut(to, cs) };
-                    if part.together {
-                        // SAFETY: as of this function.
-                        let bytes = unsafe { arena.bytes(from + part.from[3][0], cs) };
-                        match &part.table {
-                            Some(table) => (kernels.elementwise.table)(bytes, out, table),
-                            None => out.copy_from_slice(bytes),
-                        }
-                        continue;
-                    }
-                    for (out, offset) in out.iter_mut().zip(&part.from[3]) {
-                        // SAFETY: as of this function.
-                        let byte = unsafe { arena.bytes(from + offset, 1)[0] };
-                        *out = part.table.as_ref().map_or(byte, |table| table[usize::from(byte)]);
-                    }
-                }
-            }
-        }
-    }
-
     unsafe fn copy(&self, arena: Arena, input: &Place) {
         let (_, from_length) = input.stretches();
         let (_, to_length) = self.output.stretches();
@@ -444,18 +319,5 @@ impl Step {
             unsafe { arena.bytes_mut(target + to, count).copy_from_slice(arena.bytes(source + from, count)) };
             done += count;
         }
-    }
-}
-
-/// Columns of a window that are not padding.
-#[derive(Clone, Copy)]
-struct Columns {
-    first: usize,
-    count: usize,
-}
-
-impl Columns {
-    fn each(self, dilation: usize) -> impl Iterator<Item = usize> {
-        (0..self.count).map(move |i| self.first + i * dilation)
     }
 }

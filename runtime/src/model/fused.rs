@@ -7,6 +7,7 @@
 mod constant;
 mod dynamic;
 mod import;
+mod kinds;
 mod operand;
 mod operator;
 mod recognise;
@@ -85,7 +86,7 @@ impl Plan {
     pub(in crate::model) fn why(&self, at: usize) -> Option<String> {
         match &self.verdicts[at] {
             recognise::Verdict::Left(reason)
-                if recognise::quantized(self.source.node(at)) || dynamic::multiplies(self.source.node(at)) =>
+                if kinds::quantized(self.source.node(at)) || dynamic::multiplies(self.source.node(at)) =>
             {
                 Some(reason.to_string())
             }

@@ -10,8 +10,9 @@ mod pointwise;
 pub(super) mod qlinear;
 mod weights;
 
+use super::kinds::quantized;
 use super::operand::{Operand, grouped, natural, padded};
-use super::recognise::{Verdict, quantized};
+use super::recognise::Verdict;
 use super::report::Reason;
 use super::source::{INT8, Parameters, Source, UINT8, label};
 use crate::model::ModelError;

@@ -5,7 +5,8 @@
 
 use super::dynamic::Group;
 use super::import;
-use super::recognise::{Verdict, moves, quantized};
+use super::kinds::{moves, quantized};
+use super::recognise::Verdict;
 use super::report::{Fate, Fusion, NodeFusion, Reason};
 use super::source::{INT8, Source, label};
 use sedge_engine::Element;

@@ -224,11 +224,11 @@ impl Source {
         }
         let (at, _) = self.producer(name)?;
         let node = self.node(at);
-        let output = if super::recognise::quantized(node) {
+        let output = if super::kinds::quantized(node) {
             super::import::qlinear::Layout::of(node).output
         } else if node.op_type == "QuantizeLinear" {
             (1, 2)
-        } else if super::recognise::moves(node) && depth < MOVES_MAX {
+        } else if super::kinds::moves(node) && depth < MOVES_MAX {
             return self.byte_type(node.input.first()?, depth + 1);
         } else {
             return None;

@@ -38,6 +38,7 @@ sources! {
     "../fused/import/pointwise.rs",
     "../fused/import/qlinear.rs",
     "../fused/import/weights.rs",
+    "../fused/kinds.rs",
     "../fused/operand.rs",
     "../fused/operator.rs",
     "../fused/recognise.rs",

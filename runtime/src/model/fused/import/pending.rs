@@ -1,7 +1,8 @@
 //! Float tensors inside a region: what stands for them, and how they are quantized.
 
+use super::super::kinds::{curves, moves, pairs};
 use super::super::operand::Operand;
-use super::super::recognise::{Verdict, curves, moves, pairs};
+use super::super::recognise::Verdict;
 use super::super::report::Reason;
 use super::super::source::label;
 use super::pointwise::{Curve, Limits};

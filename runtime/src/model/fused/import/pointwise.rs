@@ -1,7 +1,8 @@
 //! Functions of single elements: tables, sums and products of two tensors, limits.
 
+use super::super::kinds::squares;
 use super::super::operand::{Operand, grouped, natural, padded};
-use super::super::recognise::{Verdict, squares};
+use super::super::recognise::Verdict;
 use super::super::report::Reason;
 use super::super::source::{attribute, integer, label, real, text};
 use super::{Building, Core, Pending, Real, Target, Weights};
