@@ -7,7 +7,6 @@
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -206,16 +205,7 @@ impl Disk for FileSystem {
     }
 
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
-        let dir = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
-        let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-        // SAFETY: `dir` ends with a zero byte and `stat` is large enough for what is written to it.
-        if unsafe { libc::statvfs(dir.as_ptr(), stat.as_mut_ptr()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call has succeeded, so all of it is written.
-        let stat = unsafe { stat.assume_init() };
-        #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "narrower on 32-bit targets")]
-        Ok(u64::from(stat.f_bavail).saturating_mul(stat.f_frsize as u64))
+        sedge_runtime::cache::free_bytes(dir)
     }
 
     fn length(&self, path: &Path) -> io::Result<Option<u64>> {

@@ -134,7 +134,10 @@ impl CacheError {
 }
 
 /// Bytes that a directory's file system has left for this user.
-fn free_bytes(dir: &Path) -> io::Result<u64> {
+///
+/// # Errors
+/// What the system says.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     let dir = std::ffi::CString::new(dir.as_os_str().as_bytes())?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: `dir` ends with a zero byte and `stat` is large enough for what is written to it.

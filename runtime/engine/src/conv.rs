@@ -208,18 +208,7 @@ impl Step {
     /// As of [`Step::run`].
     unsafe fn run_units(&self, arena: Arena, units: Range<usize>) {
         let packed = self.packed.as_slice();
-        let mut tile = Tile {
-            windows: [std::ptr::null(); WINDOWS_MAX],
-            outputs: [std::ptr::null_mut(); WINDOWS_MAX],
-            runs: &self.runs,
-            groups: 0,
-            block: std::ptr::null(),
-            first: 0,
-            channels: 0,
-            plus: None,
-            raw: false,
-            output: self.limits,
-        };
+        let mut tile = Tile::new(&self.runs, self.limits);
         if self.single {
             // Finding out places would take a tenth of a small dense layer's time.
             tile.outputs[0] = arena.0.wrapping_add(self.output.offset);

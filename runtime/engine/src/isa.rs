@@ -64,6 +64,24 @@ pub(crate) struct Tile<'a> {
     pub(crate) output: Output,
 }
 
+impl<'a> Tile<'a> {
+    /// Without windows, outputs and a block as yet.
+    pub(crate) const fn new(runs: &'a [usize], output: Output) -> Self {
+        Self {
+            windows: [std::ptr::null(); WINDOWS_MAX],
+            outputs: [std::ptr::null_mut(); WINDOWS_MAX],
+            runs,
+            groups: 0,
+            block: std::ptr::null(),
+            first: 0,
+            channels: 0,
+            plus: None,
+            raw: false,
+            output,
+        }
+    }
+}
+
 /// How weights lie in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WeightForm {

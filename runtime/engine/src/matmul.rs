@@ -135,18 +135,8 @@ impl Step {
         let zero_two = i32::from(self.of.zero_two) - 128;
         let depth = self.one.dims.c;
         conv::each_tile(&self.strips, units, |strip, first, windows, blocks| {
-            let mut tile = Tile {
-                windows: [std::ptr::null(); WINDOWS_MAX],
-                outputs: [std::ptr::null_mut(); WINDOWS_MAX],
-                runs: &[0],
-                groups: strip.depth_groups,
-                block: std::ptr::null(),
-                first: 0,
-                channels: 0,
-                plus: None,
-                raw: false,
-                output: Output { zero_point: self.of.zero_point, range: self.of.range },
-            };
+            let limits = Output { zero_point: self.of.zero_point, range: self.of.range };
+            let mut tile = Tile { groups: strip.depth_groups, ..Tile::new(&[0], limits) };
             let mut plus = [0; WINDOWS_MAX];
             for (i, plus) in plus.iter_mut().enumerate().take(windows) {
                 let row = batch * self.rows + first + i;

@@ -63,18 +63,7 @@ impl Step {
         let packed = self.packed.as_slice();
         let mut buffer = [0_i32; WINDOWS_MAX * CHANNELS_MAX];
         let at = buffer.as_mut_ptr();
-        let mut tile = Tile {
-            windows: [std::ptr::null(); WINDOWS_MAX],
-            outputs: [std::ptr::null_mut(); WINDOWS_MAX],
-            runs: &self.runs,
-            groups: 0,
-            block: std::ptr::null(),
-            first: 0,
-            channels: 0,
-            plus: None,
-            raw: true,
-            output: self.limits,
-        };
+        let mut tile = Tile { raw: true, ..Tile::new(&self.runs, self.limits) };
         each_tile(&self.strips, units, |strip, pixel, windows, blocks| {
             tile.groups = strip.depth_groups;
             self.place(&mut tile, arena.0.wrapping_add(strip.into), arena.0, pixel, windows);
